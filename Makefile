@@ -1,0 +1,90 @@
+# heirloom: build, test, install. `make help` lists the targets and switches.
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CC      ?= cc
+# SANITIZE=address builds with ASan and UBSan, SANITIZE=thread with TSan; each in a folder of its own.
+SANITIZE ?=
+DEBUG    ?= 0
+
+PACKAGES := libpng libjpeg libzip jansson libcyaml nettle
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror
+CFLAGS   ?= -O3 -g
+STANDARD := -std=c17 -D_GNU_SOURCE -fvisibility=hidden -fPIC -fopenmp -pthread
+INCLUDES := -Iinclude -Ihost -I. $(shell pkg-config --cflags $(PACKAGES))
+LIBS     := $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
+
+ifeq ($(SANITIZE),address)
+BUILD    := $(BUILD)-asan
+STANDARD += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else ifeq ($(SANITIZE),thread)
+BUILD    := $(BUILD)-tsan
+STANDARD += -fsanitize=thread
+endif
+ifeq ($(DEBUG),1)
+CFLAGS := -O0 -g3
+endif
+
+# V=1 shows the whole command lines.
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+
+COMPILE = $(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(INCLUDES) -DHL_VERSION='"$(VERSION)"' -MMD -MP
+
+LIB_SOURCES := $(filter-out host/cli/%,$(wildcard host/*/*.c host/*/*/*.c)) $(wildcard models/*.c)
+CLI_SOURCES := $(wildcard host/cli/*.c)
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
+CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
+
+TEST_SOURCES   := $(wildcard tests/*/test_*.c)
+TEST_PROGRAMS  := $(TEST_SOURCES:%.c=$(BUILD)/%)
+SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
+
+.PHONY: all lib test test-programs lint fuzz bench install clean help
+all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
+lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "CC $<"
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(BUILD)/libheirloom.a: $(LIB_OBJECTS)
+	@echo "AR $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/libheirloom.so: $(LIB_OBJECTS)
+	@echo "LD $@"
+	$(Q)$(CC) $(STANDARD) $(CFLAGS) -shared -Wl,-soname,libheirloom.so -o $@ $^ $(LIBS)
+
+$(BUILD)/heirloom: $(CLI_OBJECTS) $(BUILD)/libheirloom.a
+	@echo "LD $@"
+	$(Q)$(CC) $(STANDARD) $(CFLAGS) -o $@ $^ $(LIBS)
+
+# A test file is a program of its own: tests/DIR/test_X.c mirrors host/DIR/X.c.
+$(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion $(LIBS)
+
+$(BUILD)/obj/tests/%.o: STANDARD += -Itests
+
+test-programs: $(TEST_PROGRAMS)
+test: all $(TEST_PROGRAMS)
+	scripts/run_tests.sh $(TEST_PROGRAMS)
+
+lint:
+	scripts/lint.sh
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo "make [all]     library and program in $(BUILD)/"
+	@echo "make test      build and run every test"
+	@echo "make lint      formatting, layering of includes, file length"
+	@echo "switches: SANITIZE=address|thread DEBUG=1 BUILD=DIR CC=COMPILER PREFIX=DIR"
+
+-include $(LIB_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
