@@ -1,0 +1,82 @@
+/* Parameters: the named tensors of a network, and the weight expressions built from them. */
+#ifndef HL_BACKEND_PARAM_H
+#define HL_BACKEND_PARAM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum hl_param_role {
+    HL_PARAM_WEIGHT,     /* convolution [O, I/G, kh, kw] or linear [O, I] */
+    HL_PARAM_BIAS,       /* [O] */
+    HL_PARAM_NORM_SCALE, /* [C] */
+    HL_PARAM_NORM_SHIFT, /* [C] */
+    HL_PARAM_NORM_MEAN,  /* running mean [C]; a statistic: never trained, but it moves where batch statistics are used */
+    HL_PARAM_NORM_VAR,   /* running variance [C], unbiased; likewise */
+    HL_PARAM_GATE        /* [O, I/G]; stored as delta = gate - 1 */
+} hl_param_role;
+
+/* One named tensor, float32, C order. The graph owns it. */
+typedef struct hl_param {
+    const char *name; /* the torchvision key, e.g. "features.0.0.weight" */
+    hl_param_role role;
+    int ndim;
+    int64_t shape[4], count;
+    bool trained;
+    bool moves;    /* a running statistic that training updates */
+    bool head;     /* belongs to the classifier head */
+    float *host;   /* values in host memory */
+    float *value;  /* values where the backend computes; equal to host on the CPU */
+    float *grad;   /* gradient where the backend computes; NULL unless trained */
+} hl_param;
+
+static inline bool hl_param_is_statistic(const hl_param *p)
+{
+    return p->role == HL_PARAM_NORM_MEAN || p->role == HL_PARAM_NORM_VAR;
+}
+
+typedef enum hl_weight_expr_kind {
+    HL_WEIGHT_PLAIN, /* f(W) = W */
+    HL_WEIGHT_GATED  /* f(W)[o,i,k] = (1 + gate[o,i]) W[o,i,k]: model projection, arXiv 2602.06245 */
+} hl_weight_expr_kind;
+
+/* The effective weight and bias of a convolution or linear layer, a function of parameters:
+ *     W_eff[o,...] = s_o f(W)[o,...]        s_o = norm_scale_o / sqrt(norm_var_o + eps)
+ *     b_eff[o]     = s_o (b_o - norm_mean_o) + norm_shift_o
+ * Without a folded norm s = 1 and b_eff = b. */
+typedef struct hl_weight_expr {
+    hl_weight_expr_kind kind;
+    hl_param *weight; /* W */
+    hl_param *bias;   /* b, or NULL */
+    hl_param *gate;   /* HL_WEIGHT_GATED only */
+    hl_param *norm_scale, *norm_shift, *norm_mean, *norm_var; /* the folded norm; all NULL without one */
+    float eps;
+} hl_weight_expr;
+
+/* Does b_eff exist? */
+static inline bool hl_weight_expr_has_bias(const hl_weight_expr *e)
+{
+    return e->bias != NULL || e->norm_mean != NULL;
+}
+
+/* Does training change W_eff or b_eff? */
+bool hl_weight_expr_is_dynamic(const hl_weight_expr *e);
+/* Does the gradient of W_eff lead to a trained parameter (weight, gate)? */
+bool hl_weight_expr_trains_weight(const hl_weight_expr *e);
+bool hl_weight_expr_trains_bias(const hl_weight_expr *e);
+
+/* The three below work on float arrays in host memory; they are the reference for every backend, and what
+ * the CPU backend and merging use. Rows are output channels [first, last), a row has I/G * kh * kw elements. */
+
+/* s_o for rows [first, last) into scale[0 .. last-first). */
+void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale);
+/* W_eff rows into out (row 0 of out is row `first`). */
+void hl_weight_expr_fold(const hl_weight_expr *e, int64_t first, int64_t last, float *out);
+/* b_eff [O] into out. */
+void hl_weight_expr_bias(const hl_weight_expr *e, float *out);
+/* Gradients of the trained parameters in rows [first, last), given the gradient of those rows of W_eff:
+ * grad = keep * grad + ..., with keep 0 (overwrite, whatever was there) or 1 (accumulate). */
+void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff, float keep);
+/* Merged form: f(W) for all rows, without the norm, into out [O, I/G, kh, kw]. */
+void hl_weight_expr_merge(const hl_weight_expr *e, float *out);
+
+#endif

@@ -1,0 +1,127 @@
+#include "backend/param.h"
+
+#include <math.h>
+#include <stddef.h>
+
+static bool changes(const hl_param *p)
+{
+    return p != NULL && (p->trained || p->moves);
+}
+
+bool hl_weight_expr_is_dynamic(const hl_weight_expr *e)
+{
+    return changes(e->weight) || changes(e->bias) || changes(e->gate) || changes(e->norm_scale) ||
+           changes(e->norm_shift) || changes(e->norm_mean) || changes(e->norm_var);
+}
+
+bool hl_weight_expr_trains_weight(const hl_weight_expr *e)
+{
+    return e->weight->trained || (e->gate != NULL && e->gate->trained);
+}
+
+bool hl_weight_expr_trains_bias(const hl_weight_expr *e)
+{
+    return e->bias != NULL && e->bias->trained;
+}
+
+static float row_scale(const hl_weight_expr *e, int64_t o)
+{
+    if (e->norm_var == NULL)
+        return 1.0f;
+    float scale = e->norm_scale != NULL ? e->norm_scale->value[o] : 1.0f;
+    return scale / sqrtf(e->norm_var->value[o] + e->eps);
+}
+
+void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale)
+{
+    for (int64_t o = first; o < last; o++)
+        scale[o - first] = row_scale(e, o);
+}
+
+static int64_t window(const hl_weight_expr *e)
+{
+    return e->weight->ndim == 4 ? e->weight->shape[2] * e->weight->shape[3] : 1;
+}
+
+/* One row of s f(W). Windows of one element (1x1 convolutions, most of a network's weights) have a loop of their own
+ * that vectorises. */
+static void fold_row(const hl_weight_expr *e, int64_t o, float scale, float *restrict out)
+{
+    int64_t inputs = e->weight->shape[1], k = window(e);
+    const float *restrict w = e->weight->value + o * inputs * k;
+    if (e->kind == HL_WEIGHT_PLAIN) {
+        for (int64_t j = 0; j < inputs * k; j++)
+            out[j] = scale * w[j];
+        return;
+    }
+    const float *restrict delta = e->gate->value + o * inputs;
+    if (k == 1) {
+        for (int64_t i = 0; i < inputs; i++)
+            out[i] = scale * ((1.0f + delta[i]) * w[i]);
+        return;
+    }
+    for (int64_t i = 0; i < inputs; i++) {
+        float gate = 1.0f + delta[i];
+        for (int64_t j = 0; j < k; j++)
+            out[i * k + j] = scale * (gate * w[i * k + j]);
+    }
+}
+
+void hl_weight_expr_fold(const hl_weight_expr *e, int64_t first, int64_t last, float *out)
+{
+    int64_t row = e->weight->count / e->weight->shape[0];
+    for (int64_t o = first; o < last; o++)
+        fold_row(e, o, row_scale(e, o), out + (o - first) * row);
+}
+
+void hl_weight_expr_merge(const hl_weight_expr *e, float *out)
+{
+    int64_t outputs = e->weight->shape[0], row = e->weight->count / outputs;
+    for (int64_t o = 0; o < outputs; o++)
+        fold_row(e, o, 1.0f, out + o * row);
+}
+
+void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
+{
+    for (int64_t o = 0; o < e->weight->shape[0]; o++) {
+        float b = e->bias != NULL ? e->bias->value[o] : 0.0f;
+        if (e->norm_mean != NULL) {
+            float shift = e->norm_shift != NULL ? e->norm_shift->value[o] : 0.0f;
+            b = row_scale(e, o) * (b - e->norm_mean->value[o]) + shift;
+        }
+        out[o] = b;
+    }
+}
+
+void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff, float keep)
+{
+    int64_t inputs = e->weight->shape[1], k = window(e), row = inputs * k;
+    for (int64_t o = first; o < last; o++) {
+        float scale = row_scale(e, o);
+        const float *restrict dw = dw_eff + (o - first) * row;
+        const float *restrict w = e->weight->value + o * row;
+        const float *delta = e->gate != NULL ? e->gate->value + o * inputs : NULL;
+        if (e->weight->trained) {
+            float *restrict g = e->weight->grad + o * row;
+            for (int64_t i = 0; i < inputs; i++) {
+                float factor = delta != NULL ? scale * (1.0f + delta[i]) : scale;
+                for (int64_t j = i * k; j < (i + 1) * k; j++)
+                    g[j] = (keep != 0.0f ? g[j] : 0.0f) + factor * dw[j];
+            }
+        }
+        if (e->gate == NULL || !e->gate->trained)
+            continue;
+        float *restrict g = e->gate->grad + o * inputs;
+        if (k == 1) {
+            for (int64_t i = 0; i < inputs; i++)
+                g[i] = (keep != 0.0f ? g[i] : 0.0f) + scale * (dw[i] * w[i]);
+            continue;
+        }
+        for (int64_t i = 0; i < inputs; i++) {
+            float sum = 0.0f;
+            for (int64_t j = i * k; j < (i + 1) * k; j++)
+                sum += dw[j] * w[j];
+            g[i] = (keep != 0.0f ? g[i] : 0.0f) + scale * sum;
+        }
+    }
+}
