@@ -3,6 +3,7 @@
 #define HL_BACKEND_PARAM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef enum hl_param_role {
