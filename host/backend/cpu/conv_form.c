@@ -1,0 +1,133 @@
+#include "backend/cpu/conv_form.h"
+
+#include <string.h>
+
+#include "base/log.h"
+
+/* Positions that a window of k taps takes along one axis; 0 or less where it does not fit. */
+static int64_t positions(int64_t size, int64_t k, int64_t stride, int64_t dilation, int64_t before,
+                         int64_t after)
+{
+    int64_t room = size + before + after - ((k - 1) * dilation + 1);
+    return room < 0 ? 0 : room / stride + 1;
+}
+
+hl_status hl_conv_check(const hl_step *step, const hl_tensor *x, const hl_tensor *y)
+{
+    const hl_conv_attr *conv = &step->conv;
+    const hl_window *w = &conv->window;
+    HL_TRY(hl_dnnl_check_elem(step, x));
+    HL_TRY(hl_dnnl_check_elem(step, y));
+    if (w->kh < 1 || w->kw < 1 || w->sh < 1 || w->sw < 1 || w->dh < 1 || w->dw < 1 || w->top < 0 ||
+        w->bottom < 0 || w->left < 0 || w->right < 0)
+        return hl_fail(
+            HL_E_UNSUPPORTED, step->name, NULL,
+            "a convolution's window, stride and dilation are at least 1 and its padding at least 0");
+    if (conv->groups < 1 || x->shape.c % conv->groups != 0 || y->shape.c % conv->groups != 0)
+        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL,
+                       "%lld input and %lld output channels do not split into %lld groups",
+                       (long long)x->shape.c, (long long)y->shape.c, (long long)conv->groups);
+    if (conv->subfunction && y->shape.c % x->shape.c != 0)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "%lld sub-function outputs of %lld inputs",
+                       (long long)y->shape.c, (long long)x->shape.c);
+    int64_t h = positions(x->shape.h, w->kh, w->sh, w->dh, w->top, w->bottom);
+    int64_t wide = positions(x->shape.w, w->kw, w->sw, w->dw, w->left, w->right);
+    if (h < 1 || wide < 1)
+        return hl_fail(HL_E_UNSUPPORTED, step->name, "use larger images",
+                       "a %lldx%lld window does not fit into %lldx%lld pixels and their padding",
+                       (long long)w->kh, (long long)w->kw, (long long)x->shape.h, (long long)x->shape.w);
+    if (x->shape.n != y->shape.n || h != y->shape.h || wide != y->shape.w)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "the output is %lldx%lld, the convolution's is %lldx%lld", (long long)y->shape.h,
+                       (long long)y->shape.w, (long long)h, (long long)wide);
+    return HL_OK;
+}
+
+void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv_form *form)
+{
+    const hl_window *w = &conv->window;
+    memset(form, 0, sizeof *form);
+    int64_t padding = w->top + w->bottom + w->left + w->right;
+    form->groups = conv->subfunction ? x.c : conv->groups;
+    form->matrix = x.h == 1 && x.w == 1 && w->kh == 1 && w->kw == 1 && padding == 0 && form->groups == 1;
+    form->strides[0] = w->sh;
+    form->strides[1] = w->sw;
+    /* oneDNN counts the holes between taps, step.h the distance. */
+    form->dilates[0] = w->dh - 1;
+    form->dilates[1] = w->dw - 1;
+    form->before[0] = w->top;
+    form->before[1] = w->left;
+    form->after[0] = w->bottom;
+    form->after[1] = w->right;
+    int64_t g = form->groups;
+    if (g > 1) {
+        const int64_t dims[5] = {g, y.c / g, x.c / g, w->kh, w->kw};
+        form->weight_ndims = 5;
+        memcpy(form->weight_dims, dims, sizeof dims);
+    } else {
+        const int64_t dims[4] = {y.c, x.c, w->kh, w->kw};
+        form->weight_ndims = form->matrix ? 2 : 4;
+        memcpy(form->weight_dims, dims, sizeof dims);
+    }
+}
+
+hl_status hl_conv_weights_any(const hl_step *step, const hl_conv_form *form, dnnl_data_type_t type,
+                              dnnl_memory_desc_t *md)
+{
+    dnnl_dims_t dims = {0};
+    memcpy(dims, form->weight_dims, sizeof form->weight_dims);
+    HL_DNNL(dnnl_memory_desc_init_by_tag(md, form->weight_ndims, dims, type, dnnl_format_tag_any), step,
+            "describe weights");
+    return HL_OK;
+}
+
+hl_status hl_conv_weights_native(const hl_step *step, const hl_conv_form *form, const hl_tensor *weights,
+                                 dnnl_memory_desc_t *md)
+{
+    const dnnl_memory_desc_t *native = weights->native;
+    if (native == NULL)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "packed weights %s have no layout", weights->name);
+    dnnl_dims_t dims = {0};
+    memcpy(dims, form->weight_dims, sizeof form->weight_dims);
+    HL_DNNL(dnnl_memory_desc_reshape(md, native, form->weight_ndims, dims), step,
+            "see packed weights in another shape");
+    return HL_OK;
+}
+
+dnnl_status_t hl_conv_choose(const hl_cpu *cpu, const hl_conv_form *form, dnnl_prop_kind_t pass,
+                             const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w,
+                             const dnnl_memory_desc_t *b, const dnnl_memory_desc_t *y,
+                             const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *pd)
+{
+    union {
+        dnnl_convolution_desc_t conv;
+        dnnl_inner_product_desc_t product;
+    } desc;
+    const dnnl_alg_kind_t direct = dnnl_convolution_direct;
+    dnnl_status_t status;
+    if (pass == dnnl_backward_data && form->matrix)
+        status = dnnl_inner_product_backward_data_desc_init(&desc.product, x, w, y);
+    else if (pass == dnnl_backward_data)
+        status = dnnl_dilated_convolution_backward_data_desc_init(&desc.conv, direct, x, w, y, form->strides,
+                                                                  form->dilates, form->before, form->after);
+    else if (pass == dnnl_backward_weights && form->matrix)
+        status = dnnl_inner_product_backward_weights_desc_init(&desc.product, x, w, b, y);
+    else if (pass == dnnl_backward_weights)
+        status = dnnl_dilated_convolution_backward_weights_desc_init(
+            &desc.conv, direct, x, w, b, y, form->strides, form->dilates, form->before, form->after);
+    else if (form->matrix)
+        status = dnnl_inner_product_forward_desc_init(&desc.product, pass, x, w, b, y);
+    else
+        status = dnnl_dilated_convolution_forward_desc_init(
+            &desc.conv, pass, direct, x, w, b, y, form->strides, form->dilates, form->before, form->after);
+    *pd = NULL;
+    return status != dnnl_success ? status : dnnl_primitive_desc_create(pd, &desc, attr, cpu->engine, NULL);
+}
+
+void hl_conv_report(const hl_cpu *cpu, const hl_step *step, const_dnnl_primitive_desc_t pd)
+{
+    if (hl_dnnl_is_reference(pd))
+        hl_log_warn(&cpu->base.log,
+                    "%s: oneDNN has no fast implementation of this %s; it uses %s, which is slow", step->name,
+                    hl_step_kind_name(step->kind), hl_dnnl_impl(pd));
+}

@@ -1,0 +1,166 @@
+/* CONV_DATA and CONV_WEIGHT: the two gradients of convolutions and linear layers. */
+#include <stdlib.h>
+
+#include "backend/cpu/conv_form.h"
+
+static hl_status check_count(const hl_step *step)
+{
+    if (step->in_count != 2 || step->out_count != 1)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "a convolution's gradient has 2 operands and 1 result");
+    if (step->conv.subfunction)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "sub-function convolutions have no gradients of their own");
+    return HL_OK;
+}
+
+static hl_status check_data(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    HL_TRY(check_count(step));
+    HL_TRY(hl_dnnl_check_elem(step, step->in[1]));
+    return hl_conv_check(step, step->out[0], step->in[0]);
+}
+
+static hl_status check_weight(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    HL_TRY(check_count(step));
+    if (step->out[0]->elem != HL_ELEM_F32)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "weight gradients are fp32");
+    return hl_conv_check(step, step->in[0], step->in[1]);
+}
+
+static hl_status choose(const hl_cpu *cpu, const hl_step *step, const hl_conv_form *form,
+                        dnnl_prop_kind_t pass, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w,
+                        const dnnl_memory_desc_t *y, dnnl_primitive_desc_t *pd)
+{
+    dnnl_primitive_attr_t attr;
+    HL_TRY(hl_dnnl_attr_create(step, &attr));
+    dnnl_status_t status = hl_conv_choose(cpu, form, pass, x, w, NULL, y, attr, pd);
+    dnnl_primitive_attr_destroy(attr);
+    return hl_cpu_dnnl_status(
+        status, step, pass == dnnl_backward_data ? "choose a data gradient" : "choose a weight gradient");
+}
+
+static hl_status assemble_data(hl_cpu *cpu, hl_step *step, const hl_conv_form *form, hl_dnnl_exec *exec)
+{
+    hl_tensor *dy = step->in[0], *w = step->in[1], *dx = step->out[0];
+    dnnl_memory_desc_t have_y, have_w, y, any, x;
+    HL_TRY(hl_dnnl_activation_desc(step, dx->shape, dx->elem, form->matrix, &x));
+    HL_TRY(hl_dnnl_activation_desc(step, dy->shape, dy->elem, form->matrix, &have_y));
+    HL_TRY(hl_dnnl_activation_desc(step, dy->shape, w->elem, form->matrix, &y));
+    HL_TRY(hl_conv_weights_any(step, form, hl_dnnl_type(w->elem), &any));
+
+    dnnl_primitive_desc_t pd = NULL;
+    hl_status status = choose(cpu, step, form, dnnl_backward_data, &x, &any, &y, &pd);
+    if (status == HL_OK && w->native != NULL) {
+        /* As in the forward pass: the layout that is there if a fast implementation takes it. */
+        HL_TRY_GOTO(hl_conv_weights_native(step, form, w, &have_w), status, done);
+        dnnl_primitive_desc_t fixed = NULL;
+        if (choose(cpu, step, form, dnnl_backward_data, &x, &have_w, &y, &fixed) == HL_OK) {
+            bool fast = !hl_dnnl_is_reference(fixed);
+            dnnl_primitive_desc_destroy(fast ? pd : fixed);
+            pd = fast ? fixed : pd;
+        }
+    }
+    if (status != HL_OK)
+        goto done;
+    const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    if (w->native == NULL)
+        HL_TRY_GOTO(hl_dnnl_set_native(step, w, wanted), status, done);
+    HL_TRY_GOTO(hl_conv_weights_native(step, form, w, &have_w), status, done);
+    hl_dnnl_place y_place, w_place;
+    hl_dnnl_call *call;
+    HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, dy, &have_y, &y, &y_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, w, &have_w, wanted, &w_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_add_call(cpu, step, exec, pd, &call), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_DST, &y, y_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_WEIGHTS, wanted, w_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_SRC, &x, (hl_dnnl_place){dx, 0}), status,
+                done);
+    hl_conv_report(cpu, step, pd);
+done:
+    if (pd != NULL)
+        dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static hl_status assemble_weight(hl_cpu *cpu, hl_step *step, const hl_conv_form *form, hl_dnnl_exec *exec)
+{
+    hl_tensor *in_x = step->in[0], *in_y = step->in[1], *dw = step->out[0];
+    /* Where one operand is fp32 (the gradient of fp32 logits), the other is widened. */
+    hl_elem elem = in_x->elem == in_y->elem ? in_x->elem : HL_ELEM_F32;
+    dnnl_memory_desc_t have_x, have_y, x, y, w;
+    HL_TRY(hl_dnnl_activation_desc(step, in_x->shape, in_x->elem, form->matrix, &have_x));
+    HL_TRY(hl_dnnl_activation_desc(step, in_y->shape, in_y->elem, form->matrix, &have_y));
+    HL_TRY(hl_dnnl_activation_desc(step, in_x->shape, elem, form->matrix, &x));
+    HL_TRY(hl_dnnl_activation_desc(step, in_y->shape, elem, form->matrix, &y));
+    if (dw->native == NULL)
+        HL_TRY(hl_conv_weights_any(step, form, dnnl_f32, &w));
+    else
+        HL_TRY(hl_conv_weights_native(step, form, dw, &w));
+
+    dnnl_primitive_desc_t pd = NULL;
+    hl_status status = choose(cpu, step, form, dnnl_backward_weights, &x, &w, &y, &pd);
+    if (status != HL_OK)
+        goto done;
+    const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(pd, dnnl_query_diff_weights_md, 0);
+    if (dw->native == NULL)
+        HL_TRY_GOTO(hl_dnnl_set_native(step, dw, wanted), status, done);
+    hl_dnnl_place x_place, y_place;
+    hl_dnnl_call *call;
+    HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, in_x, &have_x, &x, &x_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, in_y, &have_y, &y, &y_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_add_call(cpu, step, exec, pd, &call), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_SRC, &x, x_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_DST, &y, y_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_WEIGHTS, wanted, (hl_dnnl_place){dw, 0}),
+                status, done);
+    hl_conv_report(cpu, step, pd);
+done:
+    if (pd != NULL)
+        dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static hl_status prepare(hl_cpu *cpu, hl_step *step, bool weight)
+{
+    const hl_tensor *x = weight ? step->in[0] : step->out[0], *y = weight ? step->in[1] : step->in[0];
+    hl_conv_form form;
+    hl_conv_form_make(&step->conv, x->shape, y->shape, &form);
+    hl_dnnl_exec *exec = calloc(1, sizeof *exec);
+    if (exec == NULL)
+        return hl_fail_nomem(step->name, sizeof *exec);
+    step->exec = exec;
+    hl_status status =
+        weight ? assemble_weight(cpu, step, &form, exec) : assemble_data(cpu, step, &form, exec);
+    if (status != HL_OK) {
+        hl_dnnl_step_release(cpu, step);
+        return status;
+    }
+    step->scratch_bytes = exec->scratch_bytes;
+    return HL_OK;
+}
+
+static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
+{
+    return prepare(cpu, step, false);
+}
+
+static hl_status prepare_weight(hl_cpu *cpu, hl_step *step)
+{
+    return prepare(cpu, step, true);
+}
+
+const hl_cpu_op hl_cpu_conv_data = {.check = check_data,
+                                    .prepare = prepare_data,
+                                    .bind = hl_dnnl_step_bind,
+                                    .run = hl_dnnl_step_run,
+                                    .release = hl_dnnl_step_release};
+
+const hl_cpu_op hl_cpu_conv_weight = {.check = check_weight,
+                                      .prepare = prepare_weight,
+                                      .bind = hl_dnnl_step_bind,
+                                      .run = hl_dnnl_step_run,
+                                      .release = hl_dnnl_step_release};

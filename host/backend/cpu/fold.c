@@ -1,0 +1,146 @@
+/* FOLD: effective weights and biases of a weight expression, in the layouts that the convolutions chose. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/dnnl_util.h"
+
+enum { FORWARD, DATA_GRADIENT, BIAS, RESULTS };
+
+typedef struct fold {
+    hl_dnnl_exec exec;
+    hl_weight_expr expr; /* without the gate in sub-function form */
+    bool permute;        /* rows of W -> sub-functions, by input first */
+    bool packs;          /* is there a packed result at all? */
+    hl_tensor *direct;   /* a packed result whose layout is C order, folded into without a detour; or NULL */
+    size_t folded_offset, permuted_offset; /* in scratch */
+    float *folded, *permuted;
+} fold;
+
+static hl_tensor *result(const hl_step *step, int i)
+{
+    return i < step->out_count ? step->out[i] : NULL;
+}
+
+static hl_status check(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    if (step->out_count > RESULTS)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "folding has at most 3 results");
+    for (int i = FORWARD; i <= DATA_GRADIENT; i++) {
+        if (result(step, i) != NULL)
+            HL_TRY(hl_dnnl_check_elem(step, result(step, i)));
+    }
+    if (step->conv.subfunction && result(step, DATA_GRADIENT) != NULL)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "weights in sub-function form have no data gradient");
+    return HL_OK;
+}
+
+/* Sub-function i * O/G + o' is row o = (i / (I/G)) * O/G + o', input i mod I/G. */
+static void permute(const fold *f, int64_t groups)
+{
+    const hl_param *w = f->expr.weight;
+    int64_t per_group = w->shape[1], outputs = w->shape[0] / groups, inputs = per_group * groups;
+    int64_t window = w->count / (w->shape[0] * per_group);
+    for (int64_t i = 0; i < inputs; i++) {
+        for (int64_t j = 0; j < outputs; j++) {
+            int64_t o = i / per_group * outputs + j;
+            memcpy(f->permuted + (i * outputs + j) * window,
+                   f->folded + (o * per_group + i % per_group) * window, (size_t)window * sizeof(float));
+        }
+    }
+}
+
+static hl_status pack(hl_cpu *cpu, hl_step *step, fold *f, hl_tensor *to, hl_dnnl_place plain_place)
+{
+    const dnnl_memory_desc_t *native = to->native;
+    if (native == NULL)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "no convolution has laid out the packed weights %s",
+                       to->name);
+    int64_t count = 1;
+    for (int d = 0; d < native->ndims; d++)
+        count *= native->dims[d];
+    if (count != f->expr.weight->count)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "the convolution has %lld weights, its parameter %lld", (long long)count,
+                       (long long)f->expr.weight->count);
+    dnnl_memory_desc_t plain;
+    HL_TRY(hl_dnnl_plain_desc(step, native->ndims, native->dims, dnnl_f32, &plain));
+    if (f->direct == NULL && !f->permute && dnnl_memory_desc_equal(&plain, native)) {
+        f->direct = to;
+        return HL_OK;
+    }
+    return hl_dnnl_add_reorder(cpu, step, &f->exec, &plain, plain_place, native, (hl_dnnl_place){to, 0});
+}
+
+static void release(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    fold *f = step->exec;
+    if (f != NULL)
+        hl_dnnl_exec_release(&f->exec);
+    free(f);
+    step->exec = NULL;
+}
+
+static hl_status prepare(hl_cpu *cpu, hl_step *step)
+{
+    fold *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return hl_fail_nomem(step->name, sizeof *f);
+    step->exec = f;
+    f->expr = *step->conv.expr;
+    if (step->conv.subfunction) {
+        f->expr.kind = HL_WEIGHT_PLAIN;
+        f->expr.gate = NULL;
+        /* With one input a group the two orders are the same. */
+        f->permute = f->expr.weight->shape[1] > 1;
+    }
+    size_t bytes = (size_t)f->expr.weight->count * sizeof(float);
+    f->folded_offset = hl_dnnl_reserve(&f->exec, bytes);
+    f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
+    for (int i = FORWARD; i <= DATA_GRADIENT; i++) {
+        if (result(step, i) == NULL)
+            continue;
+        f->packs = true;
+        hl_status status = pack(cpu, step, f, result(step, i), (hl_dnnl_place){NULL, f->permuted_offset});
+        if (status != HL_OK) {
+            release(cpu, step);
+            return status;
+        }
+    }
+    step->scratch_bytes = f->exec.scratch_bytes;
+    return HL_OK;
+}
+
+static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
+{
+    fold *f = step->exec;
+    f->folded = (float *)((char *)scratch + f->folded_offset);
+    f->permuted = (float *)((char *)scratch + f->permuted_offset);
+    if (f->direct != NULL && f->exec.count == 0)
+        f->folded = f->direct->data;
+    return hl_dnnl_exec_bind(cpu, step, &f->exec, scratch);
+}
+
+static hl_status run(hl_cpu *cpu, hl_step *step)
+{
+    const fold *f = step->exec;
+    const hl_param *w = f->expr.weight;
+    if (f->packs) {
+        int64_t rows = w->shape[0], row = w->count / rows;
+#pragma omp parallel for schedule(static)
+        for (int64_t o = 0; o < rows; o++)
+            hl_weight_expr_fold(&f->expr, o, o + 1, f->folded + o * row);
+        if (f->permute)
+            permute(f, step->conv.groups);
+        if (f->direct != NULL && f->folded != f->direct->data)
+            memcpy(f->direct->data, f->folded, (size_t)w->count * sizeof(float));
+        HL_TRY(hl_dnnl_exec_run(cpu, step, &f->exec));
+    }
+    if (result(step, BIAS) != NULL)
+        hl_weight_expr_bias(&f->expr, result(step, BIAS)->data);
+    return HL_OK;
+}
+
+const hl_cpu_op hl_cpu_fold = {
+    .check = check, .prepare = prepare, .bind = bind, .run = run, .release = release};
