@@ -20,10 +20,12 @@ typedef struct hl_backend_ops {
     hl_status (*upload)(hl_backend *backend, void *to, const void *from_host, size_t bytes);
     hl_status (*download)(hl_backend *backend, void *to_host, const void *from, size_t bytes);
 
-    /* Can it run this step? On false, the reason is recorded as with hl_fail. Uses the predicate that prepare uses. */
+    /* Can it run this step? On false, the reason is recorded as with hl_fail. Uses the predicate that prepare
+     * uses. */
     bool (*supports)(hl_backend *backend, const hl_step *step);
-    /* Chooses an implementation. Sets step->exec, step->scratch_bytes, and bytes and native of opaque operands.
-     * The steps of a program are prepared in the order they run, except that FOLD steps come last. */
+    /* Chooses an implementation. Sets step->exec, step->scratch_bytes, and bytes and native of opaque
+     * operands. The steps of a program are prepared in the order they run, except that FOLD steps come last.
+     */
     hl_status (*prepare)(hl_backend *backend, hl_step *step);
     /* Tensors have their addresses now, `scratch` has the largest scratch_bytes of the program. */
     hl_status (*bind)(hl_backend *backend, hl_step *step, void *scratch);

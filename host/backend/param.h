@@ -11,7 +11,8 @@ typedef enum hl_param_role {
     HL_PARAM_BIAS,       /* [O] */
     HL_PARAM_NORM_SCALE, /* [C] */
     HL_PARAM_NORM_SHIFT, /* [C] */
-    HL_PARAM_NORM_MEAN,  /* running mean [C]; a statistic: never trained, but it moves where batch statistics are used */
+    HL_PARAM_NORM_MEAN,  /* running mean [C]; a statistic: never trained, but it moves where batch statistics
+                            are used */
     HL_PARAM_NORM_VAR,   /* running variance [C], unbiased; likewise */
     HL_PARAM_GATE        /* [O, I/G]; stored as delta = gate - 1 */
 } hl_param_role;
@@ -23,11 +24,11 @@ typedef struct hl_param {
     int ndim;
     int64_t shape[4], count;
     bool trained;
-    bool moves;    /* a running statistic that training updates */
-    bool head;     /* belongs to the classifier head */
-    float *host;   /* values in host memory */
-    float *value;  /* values where the backend computes; equal to host on the CPU */
-    float *grad;   /* gradient where the backend computes; NULL unless trained */
+    bool moves;   /* a running statistic that training updates */
+    bool head;    /* belongs to the classifier head */
+    float *host;  /* values in host memory */
+    float *value; /* values where the backend computes; equal to host on the CPU */
+    float *grad;  /* gradient where the backend computes; NULL unless trained */
 } hl_param;
 
 static inline bool hl_param_is_statistic(const hl_param *p)
@@ -46,9 +47,9 @@ typedef enum hl_weight_expr_kind {
  * Without a folded norm s = 1 and b_eff = b. */
 typedef struct hl_weight_expr {
     hl_weight_expr_kind kind;
-    hl_param *weight; /* W */
-    hl_param *bias;   /* b, or NULL */
-    hl_param *gate;   /* HL_WEIGHT_GATED only */
+    hl_param *weight;                                         /* W */
+    hl_param *bias;                                           /* b, or NULL */
+    hl_param *gate;                                           /* HL_WEIGHT_GATED only */
     hl_param *norm_scale, *norm_shift, *norm_mean, *norm_var; /* the folded norm; all NULL without one */
     float eps;
 } hl_weight_expr;
@@ -66,7 +67,8 @@ bool hl_weight_expr_trains_weight(const hl_weight_expr *e);
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e);
 
 /* The three below work on float arrays in host memory; they are the reference for every backend, and what
- * the CPU backend and merging use. Rows are output channels [first, last), a row has I/G * kh * kw elements. */
+ * the CPU backend and merging use. Rows are output channels [first, last), a row has I/G * kh * kw elements.
+ */
 
 /* s_o for rows [first, last) into scale[0 .. last-first). */
 void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale);
@@ -76,7 +78,8 @@ void hl_weight_expr_fold(const hl_weight_expr *e, int64_t first, int64_t last, f
 void hl_weight_expr_bias(const hl_weight_expr *e, float *out);
 /* Gradients of the trained parameters in rows [first, last), given the gradient of those rows of W_eff:
  * grad = keep * grad + ..., with keep 0 (overwrite, whatever was there) or 1 (accumulate). */
-void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff, float keep);
+void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff,
+                         float keep);
 /* Merged form: f(W) for all rows, without the norm, into out [O, I/G, kh, kw]. */
 void hl_weight_expr_merge(const hl_weight_expr *e, float *out);
 

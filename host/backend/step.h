@@ -13,7 +13,8 @@
 /* Where a tensor's memory comes from. */
 typedef enum hl_place {
     HL_PLACE_ARENA,     /* shared by liveness */
-    HL_PLACE_PERSISTENT /* its own, for the life of the program: packed weights, saved constants, inputs, outputs */
+    HL_PLACE_PERSISTENT /* its own, for the life of the program: packed weights, saved constants, inputs,
+                           outputs */
 } hl_place;
 
 typedef struct hl_tensor {
@@ -21,10 +22,11 @@ typedef struct hl_tensor {
     hl_shape shape;
     hl_elem elem;
     hl_place place;
-    bool opaque;   /* layout and size are the preparing backend's business: packed weights, weight gradients */
-    void *native;  /* the backend's description of an opaque layout (owned by the backend), NULL = plain channels-last */
-    size_t bytes;  /* for opaque tensors set by the backend's prepare */
-    void *data;    /* address where the backend computes; set before bind */
+    bool opaque;  /* layout and size are the preparing backend's business: packed weights, weight gradients */
+    void *native; /* the backend's description of an opaque layout (owned by the backend), NULL = plain
+                     channels-last */
+    size_t bytes; /* for opaque tensors set by the backend's prepare */
+    void *data;   /* address where the backend computes; set before bind */
 } hl_tensor;
 
 typedef enum hl_act {
@@ -61,17 +63,19 @@ typedef enum hl_step_kind {
     /* ---- forward ---- */
 
     /* INPUT: out 0 = (x / 255 - mean[c]) / std[c], flipped left-right where the sample's flag says so.
-     * in: 0 images u8 [N,H,W,3], 1 flips u8 [N,1,1,1]. With input.raw: in 0 is f32 [N,H,W,C], only converted. */
+     * in: 0 images u8 [N,H,W,3], 1 flips u8 [N,1,1,1]. With input.raw: in 0 is f32 [N,H,W,C], only converted.
+     */
     HL_STEP_INPUT,
     /* CONV: out 0 = act(conv(in 0, packed in 1) + in 2 + in 3); in 2 b_eff f32 or NULL, in 3 residual, shaped
-     * like out 0, or NULL. A linear layer is a 1x1 convolution of a [N,1,1,C] tensor. With conv.subfunction: out 0 is S,
-     * [N,H',W', I * O/G] with S[.., i * O/G + o'] = s_o (W[o,i] (*) x_i), o = (i / (I/G)) O/G + o'; no bias, residual or act. */
+     * like out 0, or NULL. A linear layer is a 1x1 convolution of a [N,1,1,C] tensor. With conv.subfunction:
+     * out 0 is S, [N,H',W', I * O/G] with S[.., i * O/G + o'] = s_o (W[o,i] (*) x_i), o = (i / (I/G)) O/G +
+     * o'; no bias, residual or act. */
     HL_STEP_CONV,
-    /* RECOMBINE: out 0 [.., o] = act(sum over i in o's group of (1 + gate[o,i]) S[.., i, o'] + b_eff[o] + residual).
-     * in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate. */
+    /* RECOMBINE: out 0 [.., o] = act(sum over i in o's group of (1 + gate[o,i]) S[.., i, o'] + b_eff[o] +
+     * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate. */
     HL_STEP_RECOMBINE,
-    /* NORM: out 0 = act(norm_scale (in 0 - norm_mean) / sqrt(norm_var + eps) + norm_shift + in 1), running statistics;
-     * in 1 residual or NULL. */
+    /* NORM: out 0 = act(norm_scale (in 0 - norm_mean) / sqrt(norm_var + eps) + norm_shift + in 1), running
+     * statistics; in 1 residual or NULL. */
     HL_STEP_NORM,
     /* NORM_BATCH: the same with the statistics of the batch (biased variance), which go to out 1 (mean) and
      * out 2 (1 / sqrt(var + eps)), f32 [1,1,1,C]; running ones are moved when `moves`:
@@ -79,7 +83,8 @@ typedef enum hl_step_kind {
     HL_STEP_NORM_BATCH,
     /* ACT: out 0 = act(in 0). */
     HL_STEP_ACT,
-    /* POOL: out 0 = max or average over the window of in 0; out 1 (max, training; else NULL): u8 or i32 window index. */
+    /* POOL: out 0 = max or average over the window of in 0; out 1 (max, training; else NULL): u8 or i32
+       window index. */
     HL_STEP_POOL,
     /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0. */
     HL_STEP_GLOBAL_POOL,
@@ -89,7 +94,8 @@ typedef enum hl_step_kind {
     HL_STEP_MUL,
     /* CONCAT: out 0 = in 0, in 1, ... side by side along channels. */
     HL_STEP_CONCAT,
-    /* DROPOUT: out 0 = in 0 * keep / (1 - p), keep ~ Bernoulli(1 - p) by Philox of (seed, dropout.id, step, element). */
+    /* DROPOUT: out 0 = in 0 * keep / (1 - p), keep ~ Bernoulli(1 - p) by Philox of (seed, dropout.id, step,
+       element). */
     HL_STEP_DROPOUT,
     /* LOSS: softmax cross-entropy with label smoothing e: q = (1 - e) onehot + e / C.
      * in: 0 logits [N,1,1,C], 1 labels i32 [N,1,1,1]. out: 0 loss per sample f32 [N,1,1,1];
@@ -106,20 +112,25 @@ typedef enum hl_step_kind {
     HL_STEP_WEIGHT_GRAD,
     /* BIAS_GRAD: gradient of conv.expr's bias: s_o * sum of dy over n, h, w. in: 0 dy. */
     HL_STEP_BIAS_GRAD,
-    /* RECOMBINE_GRAD: gradient of conv.expr's gate: dgate[o,i] = sum over n, h, w of dy[.., o] S[.., i, o']. in: 0 dy, 1 S. */
+    /* RECOMBINE_GRAD: gradient of conv.expr's gate: dgate[o,i] = sum over n, h, w of dy[.., o] S[.., i, o'].
+       in: 0 dy, 1 S. */
     HL_STEP_RECOMBINE_GRAD,
-    /* NORM_GRAD: running statistics. in: 0 dy, 1 x. out 0 dx or NULL. Gradients of norm.scale/shift where trained. */
+    /* NORM_GRAD: running statistics. in: 0 dy, 1 x. out 0 dx or NULL. Gradients of norm.scale/shift where
+       trained. */
     HL_STEP_NORM_GRAD,
-    /* NORM_BATCH_GRAD: in: 0 dy, 1 x, 2 mean, 3 inverse deviation. out 0 dx or NULL; scale/shift where trained. */
+    /* NORM_BATCH_GRAD: in: 0 dy, 1 x, 2 mean, 3 inverse deviation. out 0 dx or NULL; scale/shift where
+       trained. */
     HL_STEP_NORM_BATCH_GRAD,
-    /* ACT_GRAD: out 0 = act'(.) * (sum of the gradients). in 0 is the activation's OUTPUT where hl_act_from_output(act), its INPUT
-     * otherwise (NULL for HL_ACT_NONE: a plain sum); in 1 ... : the gradients, all of out 0's shape. out 0 may alias any of in 1 ... . */
+    /* ACT_GRAD: out 0 = act'(.) * (sum of the gradients). in 0 is the activation's OUTPUT where
+     * hl_act_from_output(act), its INPUT otherwise (NULL for HL_ACT_NONE: a plain sum); in 1 ... : the
+     * gradients, all of out 0's shape. out 0 may alias any of in 1 ... . */
     HL_STEP_ACT_GRAD,
     /* POOL_GRAD: in: 0 dy, 1 index (max) or NULL. out 0 dx. */
     HL_STEP_POOL_GRAD,
     /* GLOBAL_POOL_GRAD: in 0 dy. out 0 dx. */
     HL_STEP_GLOBAL_POOL_GRAD,
-    /* MUL_GRAD: in: 0 dy, 1 a, 2 b. out: 0 da, 1 db (summed over h, w where b is [N,1,1,C]); either may be NULL. */
+    /* MUL_GRAD: in: 0 dy, 1 a, 2 b. out: 0 da, 1 db (summed over h, w where b is [N,1,1,C]); either may be
+       NULL. */
     HL_STEP_MUL_GRAD,
     /* CONCAT_GRAD: in 0 dy. out k = its channels of input k, or NULL where no gradient is wanted. */
     HL_STEP_CONCAT_GRAD,
@@ -174,7 +185,8 @@ typedef struct hl_optimize_attr {
     float momentum; /* SGD */
     bool nesterov;
     float beta1, beta2, eps; /* Adam, AdamW */
-    float *value, *grad, *moment1, *moment2; /* flat arrays where the backend computes; moment2 unused by SGD */
+    float *value, *grad, *moment1,
+        *moment2; /* flat arrays where the backend computes; moment2 unused by SGD */
     const hl_segment *segments;
     int segment_count;
 } hl_optimize_attr;
@@ -182,12 +194,12 @@ typedef struct hl_optimize_attr {
 /* What changes from one step of training to the next; steps read it while running. */
 typedef struct hl_run_state {
     uint64_t seed;
-    uint64_t step;         /* optimizer steps done; the first step runs with 0 */
-    uint64_t micro_step;   /* forward passes done in training; tells dropout masks apart */
+    uint64_t step;       /* optimizer steps done; the first step runs with 0 */
+    uint64_t micro_step; /* forward passes done in training; tells dropout masks apart */
     float lr;
-    float grad_scale;      /* 1 / accumulate */
-    float grad_keep;       /* 0: gradients overwrite, 1: they accumulate */
-    float clip;            /* gradients are multiplied by it in OPTIMIZE; 1 = none */
+    float grad_scale; /* 1 / accumulate */
+    float grad_keep;  /* 0: gradients overwrite, 1: they accumulate */
+    float clip;       /* gradients are multiplied by it in OPTIMIZE; 1 = none */
 } hl_run_state;
 
 typedef struct hl_step {

@@ -43,8 +43,8 @@ static int64_t window(const hl_weight_expr *e)
     return e->weight->ndim == 4 ? e->weight->shape[2] * e->weight->shape[3] : 1;
 }
 
-/* One row of s f(W). Windows of one element (1x1 convolutions, most of a network's weights) have a loop of their own
- * that vectorises. */
+/* One row of s f(W). Windows of one element (1x1 convolutions, most of a network's weights) have a loop of
+ * their own that vectorises. */
 static void fold_row(const hl_weight_expr *e, int64_t o, float scale, float *restrict out)
 {
     int64_t inputs = e->weight->shape[1], k = window(e);
@@ -93,7 +93,8 @@ void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
     }
 }
 
-void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff, float keep)
+void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff,
+                         float keep)
 {
     int64_t inputs = e->weight->shape[1], k = window(e), row = inputs * k;
     for (int64_t o = first; o < last; o++) {

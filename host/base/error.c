@@ -11,8 +11,8 @@ static _Thread_local char last_error[MESSAGE_SIZE];
 const char *hl_status_text(hl_status status)
 {
     switch (status) {
-#define X(name, exit_code, text)                                                                   \
-    case HL_##name:                                                                                \
+#define X(name, exit_code, text)                                                                             \
+    case HL_##name:                                                                                          \
         return text;
         HL_STATUS_LIST(X)
 #undef X
@@ -23,8 +23,8 @@ const char *hl_status_text(hl_status status)
 int hl_status_exit_code(hl_status status)
 {
     switch (status) {
-#define X(name, exit_code, text)                                                                   \
-    case HL_##name:                                                                                \
+#define X(name, exit_code, text)                                                                             \
+    case HL_##name:                                                                                          \
         return exit_code;
         HL_STATUS_LIST(X)
 #undef X
@@ -66,7 +66,8 @@ hl_status hl_fail_text(hl_status status, const char *message)
 
 hl_status hl_fail_nomem(const char *what, unsigned long long bytes)
 {
-    return hl_fail(HL_E_NOMEM, what, "use a smaller batch or image size", "cannot allocate %llu bytes", bytes);
+    return hl_fail(HL_E_NOMEM, what, "use a smaller batch or image size", "cannot allocate %llu bytes",
+                   bytes);
 }
 
 static int smallest(int a, int b, int c)

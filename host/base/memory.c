@@ -30,7 +30,8 @@ hl_status hl_alloc_array(size_t count, size_t size, const char *what, void **buf
     size_t bytes;
     *buffer = NULL;
     if (!hl_size_mul(count, size, &bytes))
-        return hl_fail(HL_E_NOMEM, what, NULL, "%zu elements of %zu bytes overflow the address space", count, size);
+        return hl_fail(HL_E_NOMEM, what, NULL, "%zu elements of %zu bytes overflow the address space", count,
+                       size);
     return hl_alloc(bytes, what, buffer);
 }
 

@@ -14,7 +14,8 @@ enum { HL_ALIGNMENT = 64 };
 /* *product = a * b; false when that overflows size_t. */
 bool hl_size_mul(size_t a, size_t b, size_t *product);
 
-/* Zero-filled buffer aligned to HL_ALIGNMENT, at least one byte; the caller frees it with free(). `what` names it in the error. */
+/* Zero-filled buffer aligned to HL_ALIGNMENT, at least one byte; the caller frees it with free(). `what`
+ * names it in the error. */
 hl_status hl_alloc(size_t bytes, const char *what, void **buffer);
 
 /* The same for count * size bytes, with the product checked. */
@@ -29,7 +30,8 @@ typedef struct hl_arena hl_arena;
 hl_status hl_arena_create(hl_arena **arena);
 void hl_arena_destroy(hl_arena *arena); /* NULL is fine; frees all that was taken from it */
 
-/* Zero-filled, aligned to 16 bytes, valid until the arena is destroyed; NULL when memory is out (the error is recorded). */
+/* Zero-filled, aligned to 16 bytes, valid until the arena is destroyed; NULL when memory is out (the error is
+ * recorded). */
 void *hl_arena_take(hl_arena *arena, size_t bytes);
 char *hl_arena_copy(hl_arena *arena, const char *text);
 char *hl_arena_format(hl_arena *arena, const char *format, ...) HL_PRINTF(2, 3);

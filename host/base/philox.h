@@ -8,11 +8,11 @@
 
 /* What a stream of random numbers is used for; part of the counter, so that streams never overlap. */
 typedef enum hl_stream {
-    HL_STREAM_INIT,     /* weights at the start */
-    HL_STREAM_SHUFFLE,  /* order of samples */
-    HL_STREAM_AUGMENT,  /* crops, flips */
+    HL_STREAM_INIT,    /* weights at the start */
+    HL_STREAM_SHUFFLE, /* order of samples */
+    HL_STREAM_AUGMENT, /* crops, flips */
     HL_STREAM_DROPOUT,
-    HL_STREAM_SPLIT,    /* train/validation split */
+    HL_STREAM_SPLIT, /* train/validation split */
     HL_STREAM_TEST
 } hl_stream;
 

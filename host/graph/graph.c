@@ -34,17 +34,20 @@ static hl_value stick(hl_graph *g, hl_status status)
     return HL_NO_VALUE;
 }
 
-hl_param *hl_graph_add_param(hl_graph *g, const char *name, hl_param_role role, int ndim, const int64_t *shape)
+hl_param *hl_graph_add_param(hl_graph *g, const char *name, hl_param_role role, int ndim,
+                             const int64_t *shape)
 {
     if (g->status != HL_OK)
         return NULL;
     size_t count = 1;
     for (int i = 0; i < ndim; i++)
         if (shape[i] <= 0 || !hl_size_mul(count, (size_t)shape[i], &count) || count > (size_t)1 << 40) {
-            stick(g, hl_fail(HL_E_ARG, name, NULL, "dimension %d of its shape is %lld", i, (long long)shape[i]));
+            stick(g,
+                  hl_fail(HL_E_ARG, name, NULL, "dimension %d of its shape is %lld", i, (long long)shape[i]));
             return NULL;
         }
-    hl_status status = hl_grow((void **)&g->params, &g->param_capacity, g->param_count + 1, sizeof *g->params, name);
+    hl_status status =
+        hl_grow((void **)&g->params, &g->param_capacity, g->param_count + 1, sizeof *g->params, name);
     hl_param *p = status == HL_OK ? hl_arena_take(g->arena, sizeof *p) : NULL;
     char *copy = p != NULL ? hl_arena_copy(g->arena, name) : NULL;
     if (copy == NULL) {
@@ -95,7 +98,8 @@ static hl_node *add_node(hl_graph *g, hl_op op, const char *name, const hl_value
             stick(g, hl_fail(HL_E_INTERNAL, name, NULL, "input %d does not exist", i));
             return NULL;
         }
-    hl_status status = hl_grow((void **)&g->nodes, &g->node_capacity, g->node_count + 1, sizeof *g->nodes, name);
+    hl_status status =
+        hl_grow((void **)&g->nodes, &g->node_capacity, g->node_count + 1, sizeof *g->nodes, name);
     if (status == HL_OK)
         status = hl_grow((void **)&g->order, &g->order_capacity, g->node_count + 1, sizeof *g->order, name);
     hl_node *node = status == HL_OK ? hl_arena_take(g->arena, sizeof *node) : NULL;
@@ -122,8 +126,8 @@ static hl_node *add_node(hl_graph *g, hl_op op, const char *name, const hl_value
     return node;
 }
 
-static hl_param *layer_param(hl_graph *g, const hl_node *node, const char *suffix, hl_param_role role, int ndim,
-                             const int64_t *shape)
+static hl_param *layer_param(hl_graph *g, const hl_node *node, const char *suffix, hl_param_role role,
+                             int ndim, const int64_t *shape)
 {
     hl_param *p = hl_graph_add_param(g, hl_graph_name(g, "%s.%s", node->name, suffix), role, ndim, shape);
     if (p != NULL)
@@ -137,15 +141,16 @@ hl_value hl_graph_input(hl_graph *g, int64_t h, int64_t w, int64_t c)
     if (node == NULL)
         return HL_NO_VALUE;
     if (h < 1 || w < 1 || c < 1 || h > MAX_EXTENT || w > MAX_EXTENT || c > MAX_EXTENT)
-        return stick(g, hl_fail(HL_E_ARG, "input", "choose another image size", "%lld x %lld x %lld is out of range",
-                                (long long)h, (long long)w, (long long)c));
+        return stick(g,
+                     hl_fail(HL_E_ARG, "input", "choose another image size",
+                             "%lld x %lld x %lld is out of range", (long long)h, (long long)w, (long long)c));
     node->shape = (hl_shape){1, h, w, c};
     return g->input = node->id;
 }
 
 /* Sets the paddings of one dimension and returns the output extent, < 1 when the window does not fit. */
-static int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding, bool same,
-                             bool ceil_mode, int64_t *before, int64_t *after)
+static int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding,
+                             bool same, bool ceil_mode, int64_t *before, int64_t *after)
 {
     int64_t reach = (kernel - 1) * dilation + 1;
     if (same) {
@@ -172,8 +177,8 @@ static hl_value misfit(hl_graph *g, const hl_node *node, int64_t kernel)
 {
     hl_shape s = node->shape;
     return stick(g, hl_fail(HL_E_ARG, node->name, "use a larger --image-size",
-                            "a window of %lld does not fit its input of %lld x %lld", (long long)kernel, (long long)s.h,
-                            (long long)s.w));
+                            "a window of %lld does not fit its input of %lld x %lld", (long long)kernel,
+                            (long long)s.h, (long long)s.w));
 }
 
 static int64_t or_one(int64_t value)
@@ -191,16 +196,18 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     int64_t stride = or_one(spec.stride), dilation = or_one(spec.dilation), groups = or_one(spec.groups);
     hl_shape in = node->shape;
     if (spec.out < 1 || spec.out > MAX_EXTENT || groups < 1 || in.c % groups != 0 || spec.out % groups != 0)
-        return stick(g, hl_fail(HL_E_ARG, name, NULL, "%lld groups do not divide %lld inputs and %lld outputs",
-                                (long long)groups, (long long)in.c, (long long)spec.out));
+        return stick(g,
+                     hl_fail(HL_E_ARG, name, NULL, "%lld groups do not divide %lld inputs and %lld outputs",
+                             (long long)groups, (long long)in.c, (long long)spec.out));
     if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || spec.padding < 0 || kh > 4096 || kw > 4096 ||
         stride > 4096 || dilation > 4096 || spec.padding > 4096)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
-    node->window = (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, spec.padding, spec.padding_same, false, &node->window.top,
-                              &node->window.bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, spec.padding, spec.padding_same, false, &node->window.left,
-                              &node->window.right);
+    node->window =
+        (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
+    int64_t h = window_extent(in.h, kh, stride, dilation, spec.padding, spec.padding_same, false,
+                              &node->window.top, &node->window.bottom);
+    int64_t w = window_extent(in.w, kw, stride, dilation, spec.padding, spec.padding_same, false,
+                              &node->window.left, &node->window.right);
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);
     node->groups = groups;
@@ -273,8 +280,10 @@ hl_value hl_graph_pool(hl_graph *g, const char *name, hl_value x, hl_pool_spec s
     hl_window *win = &node->window;
     *win = (hl_window){.kh = k, .kw = k, .sh = stride, .sw = stride, .dh = 1, .dw = 1};
     hl_shape in = node->shape;
-    int64_t h = window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->top, &win->bottom);
-    int64_t w = window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->left, &win->right);
+    int64_t h = window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->top,
+                              &win->bottom);
+    int64_t w = window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->left,
+                              &win->right);
     if (h < 1 || w < 1)
         return misfit(g, node, k);
     node->shape.h = h;
@@ -300,8 +309,9 @@ static bool same_extent(hl_shape a, hl_shape b)
 
 static hl_value mismatch(hl_graph *g, const char *name, hl_shape a, hl_shape b)
 {
-    return stick(g, hl_fail(HL_E_ARG, name, NULL, "inputs of %lldx%lldx%lld and %lldx%lldx%lld do not go together",
-                            (long long)a.h, (long long)a.w, (long long)a.c, (long long)b.h, (long long)b.w, (long long)b.c));
+    return stick(g, hl_fail(HL_E_ARG, name, NULL,
+                            "inputs of %lldx%lldx%lld and %lldx%lldx%lld do not go together", (long long)a.h,
+                            (long long)a.w, (long long)a.c, (long long)b.h, (long long)b.w, (long long)b.c));
 }
 
 hl_value hl_graph_add(hl_graph *g, const char *name, hl_value a, hl_value b)

@@ -1,8 +1,8 @@
 /* The layer graph: what a network computes, before anything is decided about how.
  *
- * A graph is a list of nodes in topological order; each node makes one value, channels-last, whose shape is known per
- * sample (n = 1); the batch size comes in when a program is compiled from it (program.h). Builders in
- * models/ call the functions below; methods (host/method) then rewrite it.
+ * A graph is a list of nodes in topological order; each node makes one value, channels-last, whose shape is
+ * known per sample (n = 1); the batch size comes in when a program is compiled from it (program.h). Builders
+ * in models/ call the functions below; methods (host/method) then rewrite it.
  *
  * Errors while building are sticky: the first one is kept, later calls do nothing and return HL_NO_VALUE, and
  * hl_graph_finish reports it. Builders need no checks of their own. */
@@ -63,7 +63,7 @@ typedef struct hl_graph {
     hl_param **params;
     size_t param_count, param_capacity;
     hl_value input, output; /* output: the logits */
-    hl_status status; /* the sticky error */
+    hl_status status;       /* the sticky error */
     char error[512];
     /* Set by placing (params.h): trained values, gradients, contiguous. */
     struct hl_placement *placement;
@@ -77,14 +77,15 @@ hl_status hl_graph_finish(hl_graph *graph, hl_value output);
 
 /* A convolution to be. Zero fields take the defaults in brackets. */
 typedef struct hl_conv_spec {
-    int64_t out;            /* output channels */
-    int64_t kernel;         /* square window [1]; or kernel_h, kernel_w */
+    int64_t out;    /* output channels */
+    int64_t kernel; /* square window [1]; or kernel_h, kernel_w */
     int64_t kernel_h, kernel_w;
-    int64_t stride;         /* [1] */
-    int64_t dilation;       /* 1 = dense [1] */
-    int64_t groups;         /* [1] */
-    int64_t padding;        /* on all four sides; or padding_same */
-    bool padding_same;      /* TensorFlow's SAME: output = ceil(input / stride), the odd pixel on the bottom and right */
+    int64_t stride;    /* [1] */
+    int64_t dilation;  /* 1 = dense [1] */
+    int64_t groups;    /* [1] */
+    int64_t padding;   /* on all four sides; or padding_same */
+    bool padding_same; /* TensorFlow's SAME: output = ceil(input / stride), the odd pixel on the bottom and
+                          right */
     bool bias;
 } hl_conv_spec;
 
@@ -114,12 +115,14 @@ hl_value hl_graph_dropout(hl_graph *graph, const char *name, hl_value x, float p
 const char *hl_graph_name(hl_graph *graph, const char *format, ...) HL_PRINTF(2, 3);
 
 /* A new parameter, zero-filled. `name` is copied. NULL after an error. */
-hl_param *hl_graph_add_param(hl_graph *graph, const char *name, hl_param_role role, int ndim, const int64_t *shape);
+hl_param *hl_graph_add_param(hl_graph *graph, const char *name, hl_param_role role, int ndim,
+                             const int64_t *shape);
 hl_param *hl_graph_find_param(const hl_graph *graph, const char *name);
 
 /* For methods that insert layers: nodes built from here on are placed right after `value` in the order ... */
 void hl_graph_insert_after(hl_graph *graph, hl_value value);
-/* ... and then every node outside [first_new, node_count) that read `old` reads `replacement`. Also ends insertion. */
+/* ... and then every node outside [first_new, node_count) that read `old` reads `replacement`. Also ends
+ * insertion. */
 void hl_graph_redirect(hl_graph *graph, hl_value old, hl_value replacement, hl_value first_new);
 
 /* The node of a value. */

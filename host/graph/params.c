@@ -13,8 +13,10 @@ static int64_t padded(int64_t count)
 static hl_status place_trained(hl_graph *g, hl_placement *placement)
 {
     hl_backend *be = placement->backend;
-    HL_TRY(be->ops->alloc(be, (size_t)placement->count * sizeof(float), "trained parameters", (void **)&placement->values));
-    HL_TRY(be->ops->alloc(be, (size_t)placement->count * sizeof(float), "gradients", (void **)&placement->grads));
+    HL_TRY(be->ops->alloc(be, (size_t)placement->count * sizeof(float), "trained parameters",
+                          (void **)&placement->values));
+    HL_TRY(be->ops->alloc(be, (size_t)placement->count * sizeof(float), "gradients",
+                          (void **)&placement->grads));
     HL_TRY(hl_alloc_array((size_t)placement->trained_count, sizeof *placement->trained, "parameter table",
                           (void **)&placement->trained));
     HL_TRY(hl_alloc_array((size_t)placement->trained_count, sizeof *placement->first, "parameter table",
@@ -54,7 +56,8 @@ hl_status hl_graph_place(hl_graph *g, hl_backend *backend)
             placement->count += padded(p->count);
             placement->trained_count++;
         } else if (!backend->host_memory) {
-            HL_TRY(backend->ops->alloc(backend, (size_t)p->count * sizeof(float), p->name, (void **)&p->value));
+            HL_TRY(
+                backend->ops->alloc(backend, (size_t)p->count * sizeof(float), p->name, (void **)&p->value));
             HL_TRY(backend->ops->upload(backend, p->value, p->host, (size_t)p->count * sizeof(float)));
         }
     }
@@ -67,7 +70,8 @@ hl_status hl_graph_download(hl_graph *g)
     if (be == NULL || be->host_memory)
         return HL_OK;
     for (size_t i = 0; i < g->param_count; i++)
-        HL_TRY(be->ops->download(be, g->params[i]->host, g->params[i]->value, (size_t)g->params[i]->count * sizeof(float)));
+        HL_TRY(be->ops->download(be, g->params[i]->host, g->params[i]->value,
+                                 (size_t)g->params[i]->count * sizeof(float)));
     return HL_OK;
 }
 
@@ -77,7 +81,8 @@ hl_status hl_graph_upload(hl_graph *g)
     if (be == NULL || be->host_memory)
         return HL_OK;
     for (size_t i = 0; i < g->param_count; i++)
-        HL_TRY(be->ops->upload(be, g->params[i]->value, g->params[i]->host, (size_t)g->params[i]->count * sizeof(float)));
+        HL_TRY(be->ops->upload(be, g->params[i]->value, g->params[i]->host,
+                               (size_t)g->params[i]->count * sizeof(float)));
     return HL_OK;
 }
 

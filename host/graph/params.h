@@ -1,5 +1,5 @@
-/* Placing a graph's parameters where a backend computes: trained ones in one contiguous run, so that gradients,
- * optimizer state and checkpoints are flat arrays. */
+/* Placing a graph's parameters where a backend computes: trained ones in one contiguous run, so that
+ * gradients, optimizer state and checkpoints are flat arrays. */
 #ifndef HL_GRAPH_PARAMS_H
 #define HL_GRAPH_PARAMS_H
 
@@ -8,16 +8,16 @@
 
 typedef struct hl_placement {
     hl_backend *backend;
-    int64_t count;  /* floats in the flat arrays, paddings included */
-    float *values;  /* of the trained parameters, in the order of graph->params; on the backend */
-    float *grads;   /* on the backend */
+    int64_t count;      /* floats in the flat arrays, paddings included */
+    float *values;      /* of the trained parameters, in the order of graph->params; on the backend */
+    float *grads;       /* on the backend */
     hl_param **trained; /* which parameter starts where */
     int64_t *first;
     int trained_count;
 } hl_placement;
 
-/* Called once, after methods have marked what is trained. On a backend with host memory nothing is copied but the
- * trained values, whose `host` moves into the flat array. */
+/* Called once, after methods have marked what is trained. On a backend with host memory nothing is copied but
+ * the trained values, whose `host` moves into the flat array. */
 hl_status hl_graph_place(hl_graph *graph, hl_backend *backend);
 /* Copies values from the backend into every parameter's `host` (nothing to do with host memory). */
 hl_status hl_graph_download(hl_graph *graph);

@@ -1,9 +1,9 @@
 /* A program: a graph compiled for one batch size, mode, precision and backend, ready to run.
  *
  * Compilation: units are formed (fuse.h), steps emitted for the forward and backward pass (lower.h), the
- * backend prepares them, memory is planned by liveness (plan.h), addresses are bound. Running a program then runs
- * lists of steps. Several programs may be compiled from one placed graph (training, the short last batch,
- * evaluation); they share parameters. */
+ * backend prepares them, memory is planned by liveness (plan.h), addresses are bound. Running a program then
+ * runs lists of steps. Several programs may be compiled from one placed graph (training, the short last
+ * batch, evaluation); they share parameters. */
 #ifndef HL_GRAPH_PROGRAM_H
 #define HL_GRAPH_PROGRAM_H
 
@@ -19,29 +19,33 @@ typedef enum hl_projection_exec {
 
 typedef struct hl_compile_options {
     int64_t batch;
-    bool training;   /* with a backward pass, dropout and batch statistics (where the norms' nodes say so) */
-    bool raw_input;  /* images are f32 [N,H,W,C], already normalised, instead of u8 with mean, std and flips */
-    bool keep_all;   /* for tests: every value keeps its own memory, so that hl_program_value works after a run */
-    hl_elem elem;    /* of activations: f32 or bf16; logits are always f32 */
+    bool training;  /* with a backward pass, dropout and batch statistics (where the norms' nodes say so) */
+    bool raw_input; /* images are f32 [N,H,W,C], already normalised, instead of u8 with mean, std and flips */
+    bool keep_all;  /* for tests: every value keeps its own memory, so that hl_program_value works after a run
+                     */
+    hl_elem elem;   /* of activations: f32 or bf16; logits are always f32 */
     hl_projection_exec projection;
     float mean[4], std[4];
-    float smoothing; /* of labels */
+    float smoothing;         /* of labels */
     const hl_run_state *run; /* read at every step; must outlive the program */
 } hl_compile_options;
 
 typedef struct hl_program hl_program;
 
 /* The graph must be placed on `backend` (hl_graph_place), and outlive the program. */
-hl_status hl_program_compile(hl_graph *graph, hl_backend *backend, const hl_compile_options *options, hl_program **program);
+hl_status hl_program_compile(hl_graph *graph, hl_backend *backend, const hl_compile_options *options,
+                             hl_program **program);
 void hl_program_destroy(hl_program *program); /* NULL is fine */
 
-/* Where the inputs go, in the backend's memory (upload with backend->ops->upload, or write directly where host_memory). */
-void *hl_program_images(hl_program *program);   /* u8 [N,H,W,C], or f32 with raw_input */
-uint8_t *hl_program_flips(hl_program *program); /* u8 [N]; 1 = mirrored left-right. Absent (NULL) with raw_input. */
+/* Where the inputs go, in the backend's memory (upload with backend->ops->upload, or write directly where
+ * host_memory). */
+void *hl_program_images(hl_program *program); /* u8 [N,H,W,C], or f32 with raw_input */
+uint8_t *
+hl_program_flips(hl_program *program); /* u8 [N]; 1 = mirrored left-right. Absent (NULL) with raw_input. */
 int32_t *hl_program_labels(hl_program *program); /* i32 [N] */
 
-/* Recomputes effective weights; call after parameters or running statistics have changed (training steps included). The first run
- * of a program does it by itself for everything. */
+/* Recomputes effective weights; call after parameters or running statistics have changed (training steps
+ * included). The first run of a program does it by itself for everything. */
 hl_status hl_program_refresh(hl_program *program);
 /* Input, forward pass, loss, and the gradient of the logits when training. */
 hl_status hl_program_forward(hl_program *program);
@@ -52,12 +56,13 @@ hl_status hl_program_backward(hl_program *program);
 const float *hl_program_logits(const hl_program *program); /* [N, classes] */
 const float *hl_program_losses(const hl_program *program); /* [N] */
 
-/* Copies the value of a layer, or with `gradient` the gradient of its value, as f32 [N,H,W,C] into host memory `out` of `count`
- * floats. Needs keep_all. HL_E_NOT_FOUND where fusion removed it. */
+/* Copies the value of a layer, or with `gradient` the gradient of its value, as f32 [N,H,W,C] into host
+ * memory `out` of `count` floats. Needs keep_all. HL_E_NOT_FOUND where fusion removed it. */
 hl_status hl_program_value(hl_program *program, const char *layer, bool gradient, float *out, int64_t count);
 
-/* Runs the passes one step at a time on the inputs in place and names the first layer whose output or gradient is not finite:
- * "features.3.conv (forward)"; "" when all are finite. For diagnosis after a loss went wrong. */
+/* Runs the passes one step at a time on the inputs in place and names the first layer whose output or
+ * gradient is not finite: "features.3.conv (forward)"; "" when all are finite. For diagnosis after a loss
+ * went wrong. */
 hl_status hl_program_find_nonfinite(hl_program *program, char *name, size_t size);
 
 /* Memory: activations and gradients (the arena), persistent tensors, scratch; bytes. */

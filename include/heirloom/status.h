@@ -7,7 +7,7 @@ extern "C" {
 #endif
 
 #if defined(__GNUC__)
-#define HL_API __attribute__((visibility("default")))
+#define HL_API               __attribute__((visibility("default")))
 #define HL_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define HL_API
@@ -16,16 +16,16 @@ extern "C" {
 
 /* Every code, what it means, and the exit status the program maps it to: 2 where the command line,
  * a configuration or an input is wrong, 1 where something failed while running. */
-#define HL_STATUS_LIST(X)                                                                          \
-    X(OK, 0, "success")                                                                            \
-    X(E_ARG, 2, "an argument or option is wrong")                                                  \
-    X(E_INPUT, 2, "an input file or data set is wrong")                                            \
-    X(E_NOT_FOUND, 2, "a name or file does not exist")                                             \
-    X(E_UNSUPPORTED, 2, "not supported")                                                           \
-    X(E_NOMEM, 1, "out of memory")                                                                 \
-    X(E_IO, 1, "reading or writing failed")                                                        \
-    X(E_DEVICE, 1, "a device or its library failed")                                               \
-    X(E_NONFINITE, 1, "a value is not finite")                                                     \
+#define HL_STATUS_LIST(X)                                                                                    \
+    X(OK, 0, "success")                                                                                      \
+    X(E_ARG, 2, "an argument or option is wrong")                                                            \
+    X(E_INPUT, 2, "an input file or data set is wrong")                                                      \
+    X(E_NOT_FOUND, 2, "a name or file does not exist")                                                       \
+    X(E_UNSUPPORTED, 2, "not supported")                                                                     \
+    X(E_NOMEM, 1, "out of memory")                                                                           \
+    X(E_IO, 1, "reading or writing failed")                                                                  \
+    X(E_DEVICE, 1, "a device or its library failed")                                                         \
+    X(E_NONFINITE, 1, "a value is not finite")                                                               \
     X(E_INTERNAL, 1, "a defect of this library")
 
 typedef enum hl_status {

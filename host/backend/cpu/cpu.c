@@ -39,12 +39,13 @@ static const hl_cpu_op *const table[HL_STEP_KIND_COUNT] = {
 
 hl_status hl_cpu_dnnl_status(dnnl_status_t status, const hl_step *step, const char *what)
 {
-    static const char *const texts[] = {"success",       "out of memory",         "invalid arguments", "not implemented",
-                                        "iterator ends", "runtime error", "not required"};
+    static const char *const texts[] = {"success",         "out of memory", "invalid arguments",
+                                        "not implemented", "iterator ends", "runtime error",
+                                        "not required"};
     if (status == dnnl_success)
         return HL_OK;
     const char *text = (size_t)status < sizeof texts / sizeof *texts ? texts[status] : "unknown error";
-    hl_status ours = status == dnnl_out_of_memory    ? HL_E_NOMEM
+    hl_status ours = status == dnnl_out_of_memory   ? HL_E_NOMEM
                      : status == dnnl_unimplemented ? HL_E_UNSUPPORTED
                                                     : HL_E_DEVICE;
     return hl_fail(ours, step != NULL ? step->name : "oneDNN", NULL, "oneDNN could not %s: %s", what, text);
@@ -173,10 +174,11 @@ hl_status hl_cpu_backend_open(int threads, const hl_log *log, hl_backend **backe
     omp_set_num_threads(cpu->base.threads);
     __builtin_cpu_init();
     cpu->bf16_native = __builtin_cpu_supports("avx512bf16") != 0;
-    hl_status status = hl_cpu_dnnl_status(dnnl_engine_create(&cpu->engine, dnnl_cpu, 0), NULL, "create an engine");
+    hl_status status =
+        hl_cpu_dnnl_status(dnnl_engine_create(&cpu->engine, dnnl_cpu, 0), NULL, "create an engine");
     if (status == HL_OK)
-        status = hl_cpu_dnnl_status(dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags), NULL,
-                                    "create a stream");
+        status = hl_cpu_dnnl_status(dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags),
+                                    NULL, "create a stream");
     if (status != HL_OK) {
         cpu_close(&cpu->base);
         return status;

@@ -1,0 +1,320 @@
+#include "graph/lower.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+hl_tensor *hl_code_tensor(hl_code *code, const char *name, hl_shape shape, hl_elem elem, hl_place place)
+{
+    if (hl_grow((void **)&code->tensors, &code->tensor_capacity, code->tensor_count + 1,
+                sizeof *code->tensors, name) != HL_OK)
+        return NULL;
+    hl_tensor *t = hl_arena_take(code->arena, sizeof *t);
+    if (t == NULL)
+        return NULL;
+    *t = (hl_tensor){.name = name, .shape = shape, .elem = elem, .place = place};
+    t->bytes = (size_t)hl_shape_count(shape) * hl_elem_size(elem);
+    code->tensors[code->tensor_count++] = t;
+    return t;
+}
+
+hl_tensor *hl_code_opaque(hl_code *code, const char *name, hl_elem elem, hl_place place)
+{
+    hl_tensor *t = hl_code_tensor(code, name, (hl_shape){0}, elem, place);
+    if (t != NULL)
+        t->opaque = true;
+    return t;
+}
+
+hl_step *hl_code_step(hl_code *code, hl_step_list *list, hl_step_kind kind, const char *name, int in_count,
+                      int out_count)
+{
+    if (hl_grow((void **)&list->items, &list->capacity, list->count + 1, sizeof *list->items, name) != HL_OK)
+        return NULL;
+    hl_step *step = hl_arena_take(code->arena, sizeof *step);
+    hl_tensor **operands = hl_arena_take(code->arena, (size_t)(in_count + out_count) * sizeof *operands);
+    if (step == NULL || operands == NULL)
+        return NULL;
+    *step = (hl_step){.kind = kind,
+                      .name = name,
+                      .in = operands,
+                      .out = operands + in_count,
+                      .in_count = in_count,
+                      .out_count = out_count,
+                      .run = code->options->run};
+    list->items[list->count++] = step;
+    return step;
+}
+
+hl_conv_attr hl_unit_conv_attr(const hl_unit *unit)
+{
+    return (hl_conv_attr){.window = unit->node->window, .groups = unit->node->groups, .expr = &unit->expr};
+}
+
+hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr)
+{
+    hl_step_list *list = hl_weight_expr_is_dynamic(expr) ? &code->refresh : &code->once;
+    hl_step *fold = hl_code_step(code, list, HL_STEP_FOLD, unit->node->name, 0, 3);
+    if (fold != NULL) {
+        fold->conv = hl_unit_conv_attr(unit);
+        fold->conv.expr = expr;
+    }
+    return fold;
+}
+
+/* A node's shape for the whole batch. */
+static hl_shape batch_shape(const hl_code *code, hl_value value)
+{
+    hl_shape s = code->units.graph->nodes[value]->shape;
+    s.n = code->options->batch;
+    return s;
+}
+
+/* The tensor of the value that `unit` makes. The logits stay f32, whatever the precision. */
+static hl_tensor *output_tensor(hl_code *code, const hl_unit *unit)
+{
+    bool logits = unit->out == code->units.output;
+    hl_place place = logits || code->options->keep_all ? HL_PLACE_PERSISTENT : HL_PLACE_ARENA;
+    hl_tensor *t = hl_code_tensor(code, unit->node->name, batch_shape(code, unit->out),
+                                  logits ? HL_ELEM_F32 : code->options->elem, place);
+    code->value[unit->out] = t;
+    return t;
+}
+
+static hl_tensor *bias_tensor(hl_code *code, const hl_unit *unit)
+{
+    if (!hl_weight_expr_has_bias(&unit->expr))
+        return NULL;
+    return hl_code_tensor(code, unit->node->name, (hl_shape){1, 1, 1, unit->expr.weight->shape[0]},
+                          HL_ELEM_F32, HL_PLACE_PERSISTENT);
+}
+
+static hl_tensor *value_of(const hl_code *code, hl_value value)
+{
+    return value == HL_NO_VALUE ? NULL : code->value[value];
+}
+
+static hl_status lower_folded_conv(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    hl_step *fold = hl_code_fold(code, unit, &unit->expr);
+    hl_step *conv = hl_code_step(code, &code->forward, HL_STEP_CONV, unit->node->name, 4, 1);
+    hl_tensor *weights = hl_code_opaque(code, unit->node->name, code->options->elem, HL_PLACE_PERSISTENT);
+    hl_tensor *bias = bias_tensor(code, unit), *y = output_tensor(code, unit);
+    if (fold == NULL || conv == NULL || weights == NULL || y == NULL ||
+        (bias == NULL && hl_weight_expr_has_bias(&unit->expr)))
+        return HL_E_NOMEM;
+    fold->out[0] = weights;
+    fold->out[2] = bias;
+    kept->fold = fold;
+    conv->conv = hl_unit_conv_attr(unit);
+    conv->conv.act = unit->act;
+    conv->in[0] = value_of(code, unit->in[0]);
+    conv->in[1] = weights;
+    conv->in[2] = bias;
+    conv->in[3] = value_of(code, unit->residual);
+    conv->out[0] = y;
+    return HL_OK;
+}
+
+static hl_status lower_cached_conv(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    const hl_node *node = unit->node;
+    hl_weight_expr *frozen = hl_arena_take(code->arena, sizeof *frozen);
+    if (frozen == NULL)
+        return HL_E_NOMEM;
+    *frozen = unit->expr;
+    frozen->kind = HL_WEIGHT_PLAIN;
+    frozen->gate = NULL;
+    hl_step *fold = hl_code_fold(code, unit, frozen);
+    hl_step *conv = hl_code_step(code, &code->forward, HL_STEP_CONV, node->name, 4, 1);
+    hl_step *recombine = hl_code_step(code, &code->forward, HL_STEP_RECOMBINE, node->name, 3, 1);
+    hl_tensor *weights = hl_code_opaque(code, node->name, code->options->elem, HL_PLACE_PERSISTENT),
+              *bias = bias_tensor(code, unit);
+    hl_shape shape = batch_shape(code, unit->out);
+    shape.c = node->expr.weight->shape[1] * node->groups * (node->expr.weight->shape[0] / node->groups);
+    hl_tensor *s = hl_code_tensor(code, node->name, shape, code->options->elem, HL_PLACE_ARENA);
+    hl_tensor *y = output_tensor(code, unit);
+    if (!fold || !conv || !recombine || !weights || !s || !y ||
+        (bias == NULL && hl_weight_expr_has_bias(&unit->expr)))
+        return HL_E_NOMEM;
+    fold->conv.subfunction = true;
+    fold->out[0] = weights;
+    fold->out[2] = bias;
+    conv->conv = hl_unit_conv_attr(unit);
+    conv->conv.expr = frozen;
+    conv->conv.subfunction = true;
+    conv->in[0] = value_of(code, unit->in[0]);
+    conv->in[1] = weights;
+    conv->out[0] = s;
+    recombine->conv = hl_unit_conv_attr(unit);
+    recombine->conv.act = unit->act;
+    recombine->in[0] = s;
+    recombine->in[1] = bias;
+    recombine->in[2] = value_of(code, unit->residual);
+    recombine->out[0] = y;
+    kept->subfunctions = s;
+    return HL_OK;
+}
+
+static hl_status lower_norm(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    bool batch = unit->node->batch_statistics && code->options->training;
+    hl_step *step = hl_code_step(code, &code->forward, batch ? HL_STEP_NORM_BATCH : HL_STEP_NORM,
+                                 unit->node->name, 2, batch ? 3 : 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->norm = unit->node->norm;
+    step->norm.act = unit->act;
+    step->in[0] = value_of(code, unit->in[0]);
+    step->in[1] = value_of(code, unit->residual);
+    step->out[0] = output_tensor(code, unit);
+    if (batch) {
+        hl_shape vector = {1, 1, 1, unit->node->shape.c};
+        step->out[1] = kept->mean =
+            hl_code_tensor(code, unit->node->name, vector, HL_ELEM_F32, HL_PLACE_ARENA);
+        step->out[2] = kept->inverse_deviation =
+            hl_code_tensor(code, unit->node->name, vector, HL_ELEM_F32, HL_PLACE_ARENA);
+        if (kept->mean == NULL || kept->inverse_deviation == NULL)
+            return HL_E_NOMEM;
+    }
+    return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
+static hl_status lower_input(hl_code *code, const hl_unit *unit)
+{
+    const hl_compile_options *o = code->options;
+    hl_shape shape = batch_shape(code, unit->out), per_sample = {shape.n, 1, 1, 1};
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_INPUT, "input", 2, 1);
+    code->images =
+        hl_code_tensor(code, "images", shape, o->raw_input ? HL_ELEM_F32 : HL_ELEM_U8, HL_PLACE_PERSISTENT);
+    if (!o->raw_input)
+        code->flips = hl_code_tensor(code, "flips", per_sample, HL_ELEM_U8, HL_PLACE_PERSISTENT);
+    hl_tensor *y = output_tensor(code, unit);
+    if (step == NULL || code->images == NULL || (!o->raw_input && code->flips == NULL) || y == NULL)
+        return HL_E_NOMEM;
+    step->input.raw = o->raw_input;
+    memcpy(step->input.mean, o->mean, sizeof o->mean);
+    memcpy(step->input.std, o->std, sizeof o->std);
+    step->in[0] = code->images;
+    step->in[1] = code->flips;
+    step->out[0] = y;
+    return HL_OK;
+}
+
+static hl_status lower_pool(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    const hl_node *node = unit->node;
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_POOL, node->name, 1, 2);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->pool =
+        (hl_pool_attr){.window = node->window, .max = node->pool_max, .count_padding = node->count_padding};
+    step->in[0] = value_of(code, unit->in[0]);
+    step->out[0] = output_tensor(code, unit);
+    if (node->pool_max && code->options->training && code->units.needs_grad[unit->in[0]]) {
+        hl_elem elem = node->window.kh * node->window.kw <= 256 ? HL_ELEM_U8 : HL_ELEM_I32;
+        step->out[1] = kept->index =
+            hl_code_tensor(code, node->name, batch_shape(code, unit->out), elem, HL_PLACE_ARENA);
+        if (kept->index == NULL)
+            return HL_E_NOMEM;
+    }
+    return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
+/* Operations that are one step with all inputs in and the value out. */
+static hl_status lower_simple(hl_code *code, const hl_unit *unit, hl_step_kind kind)
+{
+    const hl_node *node = unit->node;
+    hl_step *step = hl_code_step(code, &code->forward, kind, node->name, unit->in_count, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    if (kind == HL_STEP_DROPOUT) {
+        step->dropout.p = node->drop;
+        step->dropout.id = (uint32_t)node->id;
+    } else {
+        step->act.act = unit->act;
+    }
+    for (int i = 0; i < unit->in_count; i++)
+        step->in[i] = value_of(code, unit->in[i]);
+    step->out[0] = output_tensor(code, unit);
+    return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
+static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    switch (unit->node->op) {
+    case HL_OP_INPUT:
+        return lower_input(code, unit);
+    case HL_OP_CONV:
+    case HL_OP_LINEAR:
+        return unit->cache ? lower_cached_conv(code, unit, kept) : lower_folded_conv(code, unit, kept);
+    case HL_OP_NORM:
+        return lower_norm(code, unit, kept);
+    case HL_OP_POOL:
+        return lower_pool(code, unit, kept);
+    case HL_OP_ACT:
+        return lower_simple(code, unit, HL_STEP_ACT);
+    case HL_OP_GLOBAL_POOL:
+        return lower_simple(code, unit, HL_STEP_GLOBAL_POOL);
+    case HL_OP_ADD:
+        return lower_simple(code, unit, HL_STEP_ADD);
+    case HL_OP_MUL:
+        return lower_simple(code, unit, HL_STEP_MUL);
+    case HL_OP_CONCAT:
+        return lower_simple(code, unit, HL_STEP_CONCAT);
+    case HL_OP_DROPOUT:
+        return lower_simple(code, unit, HL_STEP_DROPOUT);
+    }
+    return hl_fail(HL_E_INTERNAL, unit->node->name, NULL, "unknown operation %d", (int)unit->node->op);
+}
+
+static hl_status lower_loss(hl_code *code, hl_tensor **dlogits)
+{
+    hl_shape per_sample = {code->options->batch, 1, 1, 1};
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_LOSS, "loss", 2, 2);
+    code->logits = code->value[code->units.output];
+    code->labels = hl_code_tensor(code, "labels", per_sample, HL_ELEM_I32, HL_PLACE_PERSISTENT);
+    code->losses = hl_code_tensor(code, "losses", per_sample, HL_ELEM_F32, HL_PLACE_PERSISTENT);
+    if (step == NULL || code->labels == NULL || code->losses == NULL)
+        return HL_E_NOMEM;
+    if (code->logits->shape.h != 1 || code->logits->shape.w != 1)
+        return hl_fail(HL_E_ARG, code->logits->name, NULL,
+                       "the network ends in a map of %lld x %lld, not in class scores",
+                       (long long)code->logits->shape.h, (long long)code->logits->shape.w);
+    *dlogits = NULL;
+    if (code->options->training && code->units.needs_grad[code->units.output]) {
+        *dlogits = hl_code_tensor(code, "loss", code->logits->shape, code->options->elem, HL_PLACE_ARENA);
+        if (*dlogits == NULL)
+            return HL_E_NOMEM;
+    }
+    step->loss.smoothing = code->options->smoothing;
+    step->in[0] = code->logits;
+    step->in[1] = code->labels;
+    step->out[0] = code->losses;
+    step->out[1] = *dlogits;
+    return HL_OK;
+}
+
+hl_status hl_lower(hl_code *code)
+{
+    size_t values = code->units.graph->node_count;
+    code->value = hl_arena_take(code->arena, values * sizeof(hl_tensor *));
+    code->gradient = hl_arena_take(code->arena, values * sizeof(hl_tensor *));
+    code->kept = hl_arena_take(code->arena, (size_t)code->units.count * sizeof *code->kept);
+    if (code->value == NULL || code->gradient == NULL || code->kept == NULL)
+        return HL_E_NOMEM;
+    for (int k = 0; k < code->units.count; k++)
+        if (!code->units.items[k].removed)
+            HL_TRY(lower_unit(code, &code->units.items[k], &code->kept[k]));
+    hl_tensor *dlogits = NULL;
+    HL_TRY(lower_loss(code, &dlogits));
+    return dlogits != NULL ? hl_lower_backward(code, dlogits) : HL_OK;
+}
+
+void hl_code_free(hl_code *code)
+{
+    free(code->once.items);
+    free(code->refresh.items);
+    free(code->forward.items);
+    free(code->backward.items);
+    free(code->tensors);
+}

@@ -1,0 +1,265 @@
+/* The backward half of lowering: walks the units from last to first and emits the steps of the chain rule,
+ * only where a trained parameter lies at or before a value. */
+#include "graph/lower.h"
+
+/* Gradients that have arrived for one value, from each of its readers. */
+typedef struct contributions {
+    hl_tensor **items;
+    int count, capacity;
+} contributions;
+
+typedef struct backward {
+    hl_code *code;
+    contributions *arrived; /* by value */
+} backward;
+
+static hl_tensor *gradient_tensor(backward *b, hl_value value)
+{
+    hl_shape shape = b->code->units.graph->nodes[value]->shape;
+    shape.n = b->code->options->batch;
+    return hl_code_tensor(b->code, b->code->units.graph->nodes[value]->name, shape, b->code->options->elem,
+                          b->code->options->keep_all ? HL_PLACE_PERSISTENT : HL_PLACE_ARENA);
+}
+
+static bool wants_gradient(const backward *b, hl_value value)
+{
+    return value != HL_NO_VALUE && b->code->units.needs_grad[value];
+}
+
+/* Another gradient for `value`: `t`, written by steps already emitted. */
+static hl_status arrive(backward *b, hl_value value, hl_tensor *t)
+{
+    contributions *c = &b->arrived[value];
+    if (c->count == c->capacity) {
+        int capacity = c->capacity == 0 ? 4 : 2 * c->capacity;
+        hl_tensor **items = hl_arena_take(b->code->arena, (size_t)capacity * sizeof(hl_tensor *));
+        if (items == NULL)
+            return HL_E_NOMEM;
+        for (int i = 0; i < c->count; i++)
+            items[i] = c->items[i];
+        c->items = items;
+        c->capacity = capacity;
+    }
+    c->items[c->count++] = t;
+    return HL_OK;
+}
+
+/* A new gradient tensor for `value`, counted as arrived; left NULL where none is wanted. */
+static hl_status new_gradient(backward *b, hl_value value, hl_tensor **t)
+{
+    *t = NULL;
+    if (!wants_gradient(b, value))
+        return HL_OK;
+    *t = gradient_tensor(b, value);
+    return *t == NULL ? HL_E_NOMEM : arrive(b, value, *t);
+}
+
+/* The gradient of what `unit` computes before its activation: what has arrived for its value, summed, times
+ * the activation's derivative. One tensor that needs neither is handed on as it is. */
+static hl_status pass_activation(backward *b, const hl_unit *unit, hl_act act, hl_tensor *act_operand,
+                                 hl_tensor **dz)
+{
+    contributions *c = &b->arrived[unit->out];
+    if (c->count == 1)
+        b->code->gradient[unit->out] = c->items[0];
+    if (c->count == 1 && act == HL_ACT_NONE) {
+        *dz = c->items[0];
+        return HL_OK;
+    }
+    hl_step *step =
+        hl_code_step(b->code, &b->code->backward, HL_STEP_ACT_GRAD, unit->node->name, 1 + c->count, 1);
+    *dz = gradient_tensor(b, unit->out);
+    if (step == NULL || *dz == NULL)
+        return HL_E_NOMEM;
+    step->act.act = act;
+    step->in[0] = act == HL_ACT_NONE ? NULL : act_operand;
+    for (int i = 0; i < c->count; i++)
+        step->in[1 + i] = c->items[i];
+    step->out[0] = *dz;
+    if (act == HL_ACT_NONE)
+        b->code->gradient[unit->out] = *dz;
+    return HL_OK;
+}
+
+static hl_step *backward_step(backward *b, const hl_unit *unit, hl_step_kind kind, int in_count,
+                              int out_count)
+{
+    return hl_code_step(b->code, &b->code->backward, kind, unit->node->name, in_count, out_count);
+}
+
+static hl_status conv_weight_gradients(backward *b, const hl_unit *unit, const hl_unit_tensors *kept,
+                                       hl_tensor *dz)
+{
+    if (hl_weight_expr_trains_bias(&unit->expr)) {
+        hl_step *step = backward_step(b, unit, HL_STEP_BIAS_GRAD, 1, 0);
+        if (step == NULL)
+            return HL_E_NOMEM;
+        step->conv = hl_unit_conv_attr(unit);
+        step->in[0] = dz;
+    }
+    if (!hl_weight_expr_trains_weight(&unit->expr))
+        return HL_OK;
+    if (unit->cache) {
+        hl_step *step = backward_step(b, unit, HL_STEP_RECOMBINE_GRAD, 2, 0);
+        if (step == NULL)
+            return HL_E_NOMEM;
+        step->conv = hl_unit_conv_attr(unit);
+        step->in[0] = dz;
+        step->in[1] = kept->subfunctions;
+        return HL_OK;
+    }
+    hl_step *weight = backward_step(b, unit, HL_STEP_CONV_WEIGHT, 2, 1);
+    hl_step *grad = backward_step(b, unit, HL_STEP_WEIGHT_GRAD, 1, 0);
+    hl_tensor *dw = hl_code_opaque(b->code, unit->node->name, HL_ELEM_F32, HL_PLACE_ARENA);
+    if (weight == NULL || grad == NULL || dw == NULL)
+        return HL_E_NOMEM;
+    weight->conv = grad->conv = hl_unit_conv_attr(unit);
+    weight->in[0] = b->code->value[unit->in[0]];
+    weight->in[1] = dz;
+    weight->out[0] = grad->in[0] = dw;
+    return HL_OK;
+}
+
+static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_tensors *kept, hl_tensor *dz)
+{
+    hl_tensor *dx;
+    HL_TRY(new_gradient(b, unit->in[0], &dx));
+    if (dx == NULL)
+        return HL_OK;
+    if (kept->fold == NULL)
+        kept->fold = hl_code_fold(b->code, unit, &unit->expr);
+    hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 2, 1);
+    hl_tensor *weights =
+        hl_code_opaque(b->code, unit->node->name, b->code->options->elem, HL_PLACE_PERSISTENT);
+    if (kept->fold == NULL || step == NULL || weights == NULL)
+        return HL_E_NOMEM;
+    kept->fold->out[1] = weights;
+    step->conv = hl_unit_conv_attr(unit);
+    step->in[0] = dz;
+    step->in[1] = weights;
+    step->out[0] = dx;
+    return HL_OK;
+}
+
+static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    hl_tensor *dz;
+    HL_TRY(pass_activation(b, unit, unit->act, b->code->value[unit->out], &dz));
+    if (wants_gradient(b, unit->residual))
+        HL_TRY(arrive(b, unit->residual, dz));
+    HL_TRY(conv_weight_gradients(b, unit, kept, dz));
+    return conv_data_gradient(b, unit, kept, dz);
+}
+
+static hl_status norm_backward(backward *b, const hl_unit *unit, const hl_unit_tensors *kept)
+{
+    hl_tensor *dz, *dx;
+    HL_TRY(pass_activation(b, unit, unit->act, b->code->value[unit->out], &dz));
+    if (wants_gradient(b, unit->residual))
+        HL_TRY(arrive(b, unit->residual, dz));
+    bool batch = kept->mean != NULL;
+    hl_step *step =
+        backward_step(b, unit, batch ? HL_STEP_NORM_BATCH_GRAD : HL_STEP_NORM_GRAD, batch ? 4 : 2, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    HL_TRY(new_gradient(b, unit->in[0], &dx));
+    step->norm = unit->node->norm;
+    step->in[0] = dz;
+    step->in[1] = b->code->value[unit->in[0]];
+    if (batch) {
+        step->in[2] = kept->mean;
+        step->in[3] = kept->inverse_deviation;
+    }
+    step->out[0] = dx;
+    return HL_OK;
+}
+
+/* ADD: every input gets the same tensor. ACT that stands alone: its derivative needs its input. */
+static hl_status add_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dz;
+    HL_TRY(pass_activation(b, unit, unit->act, b->code->value[unit->out], &dz));
+    for (int i = 0; i < unit->in_count; i++)
+        if (wants_gradient(b, unit->in[i]))
+            HL_TRY(arrive(b, unit->in[i], dz));
+    return HL_OK;
+}
+
+static hl_status act_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dz;
+    hl_value operand = hl_act_from_output(unit->act) ? unit->out : unit->in[0];
+    HL_TRY(pass_activation(b, unit, unit->act, b->code->value[operand], &dz));
+    return arrive(b, unit->in[0], dz);
+}
+
+/* Operations with one step: dy and `extra` forward tensors in, the gradients of all inputs out. */
+static hl_status simple_backward(backward *b, const hl_unit *unit, hl_step_kind kind, hl_tensor *const *extra,
+                                 int extra_count)
+{
+    hl_tensor *dy;
+    HL_TRY(pass_activation(b, unit, HL_ACT_NONE, NULL, &dy));
+    hl_step *step = backward_step(b, unit, kind, 1 + extra_count, unit->in_count);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    if (kind == HL_STEP_DROPOUT_GRAD) {
+        step->dropout.p = unit->node->drop;
+        step->dropout.id = (uint32_t)unit->node->id;
+    } else if (kind == HL_STEP_POOL_GRAD) {
+        step->pool = (hl_pool_attr){.window = unit->node->window,
+                                    .max = unit->node->pool_max,
+                                    .count_padding = unit->node->count_padding};
+    }
+    step->in[0] = dy;
+    for (int i = 0; i < extra_count; i++)
+        step->in[1 + i] = extra[i];
+    for (int i = 0; i < unit->in_count; i++)
+        HL_TRY(new_gradient(b, unit->in[i], &step->out[i]));
+    return HL_OK;
+}
+
+static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
+{
+    switch (unit->node->op) {
+    case HL_OP_CONV:
+    case HL_OP_LINEAR:
+        return conv_backward(b, unit, kept);
+    case HL_OP_NORM:
+        return norm_backward(b, unit, kept);
+    case HL_OP_ADD:
+        return add_backward(b, unit);
+    case HL_OP_ACT:
+        return act_backward(b, unit);
+    case HL_OP_POOL:
+        return simple_backward(b, unit, HL_STEP_POOL_GRAD, &kept->index, 1);
+    case HL_OP_GLOBAL_POOL:
+        return simple_backward(b, unit, HL_STEP_GLOBAL_POOL_GRAD, NULL, 0);
+    case HL_OP_CONCAT:
+        return simple_backward(b, unit, HL_STEP_CONCAT_GRAD, NULL, 0);
+    case HL_OP_DROPOUT:
+        return simple_backward(b, unit, HL_STEP_DROPOUT_GRAD, NULL, 0);
+    case HL_OP_MUL: {
+        hl_tensor *const factors[2] = {b->code->value[unit->in[0]], b->code->value[unit->in[1]]};
+        return simple_backward(b, unit, HL_STEP_MUL_GRAD, factors, 2);
+    }
+    case HL_OP_INPUT:
+        return HL_OK;
+    }
+    return HL_OK;
+}
+
+hl_status hl_lower_backward(hl_code *code, hl_tensor *dlogits)
+{
+    backward b = {.code = code};
+    b.arrived = hl_arena_take(code->arena, code->units.graph->node_count * sizeof *b.arrived);
+    if (b.arrived == NULL)
+        return HL_E_NOMEM;
+    HL_TRY(arrive(&b, code->units.output, dlogits));
+    for (int k = code->units.count - 1; k >= 0; k--) {
+        hl_unit *unit = &code->units.items[k];
+        if (unit->removed || !code->units.needs_grad[unit->out] || b.arrived[unit->out].count == 0)
+            continue;
+        HL_TRY(unit_backward(&b, unit, &code->kept[k]));
+    }
+    return HL_OK;
+}

@@ -1,0 +1,313 @@
+#include "graph/program.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bf16.h"
+#include "graph/lower.h"
+#include "graph/params.h"
+#include "graph/plan.h"
+
+struct hl_program {
+    hl_arena *arena;
+    hl_backend *backend;
+    hl_compile_options options;
+    hl_code code;
+    hl_program_memory memory;
+    void *activations, *scratch; /* on the backend */
+    bool folded_once;
+};
+
+static const size_t list_count = 4;
+
+static hl_step_list *step_list(hl_program *p, size_t index)
+{
+    hl_step_list *const lists[] = {&p->code.once, &p->code.refresh, &p->code.forward, &p->code.backward};
+    return lists[index];
+}
+
+static hl_status check_options(const hl_graph *graph, const hl_backend *backend,
+                               const hl_compile_options *options)
+{
+    if (graph->placement == NULL || graph->placement->backend != backend)
+        return hl_fail(HL_E_INTERNAL, "program", NULL, "the graph is not placed on this backend");
+    if (options->batch < 1 || options->batch > 1 << 20)
+        return hl_fail(HL_E_ARG, "--batch-size", "choose 1 to 1048576", "%lld is out of range",
+                       (long long)options->batch);
+    if (options->elem != HL_ELEM_F32 && options->elem != HL_ELEM_BF16 && options->elem != HL_ELEM_F16)
+        return hl_fail(HL_E_INTERNAL, "program", NULL, "activations cannot have element type %d",
+                       (int)options->elem);
+    return HL_OK;
+}
+
+static hl_status prepare_list(hl_program *p, const hl_step_list *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        HL_TRY(p->backend->ops->prepare(p->backend, list->items[i]));
+        if (list->items[i]->scratch_bytes > p->memory.scratch)
+            p->memory.scratch = list->items[i]->scratch_bytes;
+    }
+    return HL_OK;
+}
+
+/* Folding goes last: its outputs have the layouts that their readers have chosen. */
+static hl_status prepare_steps(hl_program *p)
+{
+    HL_TRY(prepare_list(p, &p->code.forward));
+    HL_TRY(prepare_list(p, &p->code.backward));
+    HL_TRY(prepare_list(p, &p->code.once));
+    return prepare_list(p, &p->code.refresh);
+}
+
+static hl_status place_persistent(hl_program *p)
+{
+    for (size_t i = 0; i < p->code.tensor_count; i++) {
+        hl_tensor *t = p->code.tensors[i];
+        if (t->place != HL_PLACE_PERSISTENT)
+            continue;
+        HL_TRY(p->backend->ops->alloc(p->backend, t->bytes, t->name, &t->data));
+        p->memory.persistent += t->bytes;
+    }
+    return HL_OK;
+}
+
+static hl_status place_arena(hl_program *p)
+{
+    hl_code *code = &p->code;
+    size_t steps = code->forward.count + code->backward.count;
+    hl_step **timeline = NULL;
+    size_t *offset = NULL;
+    hl_status status = hl_alloc_array(steps, sizeof *timeline, "memory plan", (void **)&timeline);
+    if (status == HL_OK)
+        status = hl_alloc_array(code->tensor_count, sizeof *offset, "memory plan", (void **)&offset);
+    if (status == HL_OK) {
+        memcpy(timeline, code->forward.items, code->forward.count * sizeof *timeline);
+        if (code->backward.count > 0)
+            memcpy(timeline + code->forward.count, code->backward.items,
+                   code->backward.count * sizeof *timeline);
+        status = hl_plan_arena(timeline, steps, code->tensors, code->tensor_count, offset, &p->memory.arena);
+    }
+    if (status == HL_OK)
+        status = p->backend->ops->alloc(p->backend, p->memory.arena, "activations", &p->activations);
+    for (size_t i = 0; status == HL_OK && i < code->tensor_count; i++)
+        if (code->tensors[i]->place == HL_PLACE_ARENA && offset[i] != SIZE_MAX)
+            code->tensors[i]->data = (char *)p->activations + offset[i];
+    free(timeline);
+    free(offset);
+    return status;
+}
+
+static hl_status bind_steps(hl_program *p)
+{
+    HL_TRY(p->backend->ops->alloc(p->backend, p->memory.scratch, "scratch", &p->scratch));
+    for (size_t l = 0; l < list_count; l++) {
+        const hl_step_list *list = step_list(p, l);
+        for (size_t i = 0; i < list->count; i++)
+            HL_TRY(p->backend->ops->bind(p->backend, list->items[i], p->scratch));
+    }
+    return HL_OK;
+}
+
+static hl_status compile(hl_program *p, hl_graph *graph)
+{
+    HL_TRY(hl_arena_create(&p->arena));
+    p->code.arena = p->arena;
+    p->code.options = &p->options;
+    HL_TRY(hl_units_form(graph, &p->options, p->arena, &p->code.units));
+    HL_TRY(hl_lower(&p->code));
+    HL_TRY(prepare_steps(p));
+    HL_TRY(place_persistent(p));
+    HL_TRY(place_arena(p));
+    return bind_steps(p);
+}
+
+hl_status hl_program_compile(hl_graph *graph, hl_backend *backend, const hl_compile_options *options,
+                             hl_program **program)
+{
+    *program = NULL;
+    HL_TRY(check_options(graph, backend, options));
+    hl_program *p = calloc(1, sizeof *p);
+    if (p == NULL)
+        return hl_fail_nomem("program", sizeof *p);
+    p->backend = backend;
+    p->options = *options;
+    hl_status status = compile(p, graph);
+    if (status != HL_OK) {
+        hl_program_destroy(p);
+        return status;
+    }
+    *program = p;
+    return HL_OK;
+}
+
+void hl_program_destroy(hl_program *p)
+{
+    if (p == NULL)
+        return;
+    const hl_backend_ops *ops = p->backend->ops;
+    for (size_t l = 0; l < list_count; l++)
+        for (size_t i = 0; i < step_list(p, l)->count; i++)
+            ops->release(p->backend, step_list(p, l)->items[i]);
+    for (size_t i = 0; i < p->code.tensor_count; i++) {
+        hl_tensor *t = p->code.tensors[i];
+        ops->release_tensor(p->backend, t);
+        if (t->place == HL_PLACE_PERSISTENT)
+            ops->free(p->backend, t->data);
+    }
+    ops->free(p->backend, p->activations);
+    ops->free(p->backend, p->scratch);
+    hl_code_free(&p->code);
+    hl_arena_destroy(p->arena);
+    free(p);
+}
+
+void *hl_program_images(hl_program *p)
+{
+    return p->code.images->data;
+}
+
+uint8_t *hl_program_flips(hl_program *p)
+{
+    return p->code.flips != NULL ? p->code.flips->data : NULL;
+}
+
+int32_t *hl_program_labels(hl_program *p)
+{
+    return p->code.labels->data;
+}
+
+const float *hl_program_logits(const hl_program *p)
+{
+    return p->code.logits->data;
+}
+
+const float *hl_program_losses(const hl_program *p)
+{
+    return p->code.losses->data;
+}
+
+static hl_status run_list(hl_program *p, const hl_step_list *list)
+{
+    return p->backend->ops->run(p->backend, list->items, (int)list->count);
+}
+
+hl_status hl_program_refresh(hl_program *p)
+{
+    if (!p->folded_once) {
+        HL_TRY(run_list(p, &p->code.once));
+        p->folded_once = true;
+    }
+    return run_list(p, &p->code.refresh);
+}
+
+hl_status hl_program_forward(hl_program *p)
+{
+    if (!p->folded_once)
+        HL_TRY(hl_program_refresh(p));
+    return run_list(p, &p->code.forward);
+}
+
+hl_status hl_program_backward(hl_program *p)
+{
+    return run_list(p, &p->code.backward);
+}
+
+/* Copies a plain f32 or bf16 tensor to host floats. */
+static hl_status read_floats(hl_program *p, const hl_tensor *t, float *out, int64_t count)
+{
+    size_t size = hl_elem_size(t->elem);
+    if (t->elem == HL_ELEM_F32)
+        return p->backend->ops->download(p->backend, out, t->data, (size_t)count * size);
+    uint16_t *half;
+    HL_TRY(hl_alloc_array((size_t)count, size, t->name, (void **)&half));
+    hl_status status = p->backend->ops->download(p->backend, half, t->data, (size_t)count * size);
+    for (int64_t i = 0; i < count; i++)
+        out[i] = hl_bf16_to_f32(half[i]);
+    free(half);
+    return status;
+}
+
+hl_status hl_program_value(hl_program *p, const char *layer, bool gradient, float *out, int64_t count)
+{
+    const hl_graph *g = p->code.units.graph;
+    for (size_t v = 0; v < g->node_count; v++) {
+        if (strcmp(g->nodes[v]->name, layer) != 0)
+            continue;
+        const hl_tensor *t = gradient ? p->code.gradient[v] : p->code.value[v];
+        if (t == NULL || t->data == NULL)
+            return hl_fail(HL_E_NOT_FOUND, layer, NULL, "the compiled program keeps no such %s",
+                           gradient ? "gradient" : "value");
+        if (hl_shape_count(t->shape) != count)
+            return hl_fail(HL_E_ARG, layer, NULL, "it has %lld values, not %lld",
+                           (long long)hl_shape_count(t->shape), (long long)count);
+        HL_TRY(p->backend->ops->finish(p->backend));
+        return read_floats(p, t, out, count);
+    }
+    return hl_fail(HL_E_NOT_FOUND, layer, NULL, "there is no layer of that name");
+}
+
+static hl_status all_finite(hl_program *p, const hl_tensor *t, bool *finite)
+{
+    *finite = true;
+    if (t == NULL || (t->elem != HL_ELEM_F32 && t->elem != HL_ELEM_BF16) ||
+        (t->opaque && t->elem != HL_ELEM_F32))
+        return HL_OK;
+    /* An opaque layout may pad with zeros: its size in bytes counts. */
+    int64_t count = (int64_t)(t->bytes / hl_elem_size(t->elem));
+    float *values;
+    HL_TRY(hl_alloc_array((size_t)count, sizeof *values, t->name, (void **)&values));
+    hl_status status = read_floats(p, t, values, count);
+    for (int64_t i = 0; status == HL_OK && i < count && *finite; i++)
+        *finite = isfinite(values[i]);
+    free(values);
+    return status;
+}
+
+static hl_status find_in_list(hl_program *p, const hl_step_list *list, const char *pass, char *name,
+                              size_t size)
+{
+    for (size_t i = 0; i < list->count && name[0] == '\0'; i++) {
+        hl_step *step = list->items[i];
+        HL_TRY(p->backend->ops->run(p->backend, &step, 1));
+        HL_TRY(p->backend->ops->finish(p->backend));
+        bool finite = true;
+        for (int k = 0; k < step->out_count && finite; k++)
+            HL_TRY(all_finite(p, step->out[k], &finite));
+        if (!finite)
+            snprintf(name, size, "%s (%s, %s)", step->name, hl_step_kind_name(step->kind), pass);
+    }
+    return HL_OK;
+}
+
+hl_status hl_program_find_nonfinite(hl_program *p, char *name, size_t size)
+{
+    name[0] = '\0';
+    HL_TRY(find_in_list(p, &p->code.refresh, "weights", name, size));
+    HL_TRY(find_in_list(p, &p->code.forward, "forward", name, size));
+    return find_in_list(p, &p->code.backward, "backward", name, size);
+}
+
+hl_program_memory hl_program_memory_use(const hl_program *p)
+{
+    return p->memory;
+}
+
+int hl_program_step_count(const hl_program *p)
+{
+    return (int)(p->code.once.count + p->code.refresh.count + p->code.forward.count + p->code.backward.count);
+}
+
+const hl_step *hl_program_step(const hl_program *p, int index)
+{
+    const hl_step_list *const lists[] = {&p->code.once, &p->code.refresh, &p->code.forward,
+                                         &p->code.backward};
+    size_t at = (size_t)index;
+    for (size_t l = 0; l < list_count; l++) {
+        if (at < lists[l]->count)
+            return lists[l]->items[at];
+        at -= lists[l]->count;
+    }
+    return NULL;
+}

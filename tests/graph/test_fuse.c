@@ -1,0 +1,162 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "graph/fuse.h"
+
+static hl_graph *graph;
+static hl_arena *arena;
+static hl_units units;
+static hl_compile_options options;
+
+static void start(void)
+{
+    cr_assert_eq(hl_graph_create(&graph), HL_OK);
+    cr_assert_eq(hl_arena_create(&arena), HL_OK);
+    options = (hl_compile_options){.batch = 1};
+}
+
+static void stop(void)
+{
+    hl_graph_destroy(graph);
+    hl_arena_destroy(arena);
+}
+
+TestSuite(fuse, .init = start, .fini = stop);
+
+static hl_value conv(const char *name, hl_value x)
+{
+    return hl_graph_conv(graph, name, x, (hl_conv_spec){.out = 4, .kernel = 3, .padding = 1});
+}
+
+static hl_value norm(const char *name, hl_value x)
+{
+    return hl_graph_norm(graph, name, x, 1e-5f, 0.1f);
+}
+
+static void form(hl_value output)
+{
+    cr_assert_eq(hl_graph_finish(graph, output), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_units_form(graph, &options, arena, &units), HL_OK);
+}
+
+static int left(void)
+{
+    int count = 0;
+    for (int k = 0; k < units.count; k++)
+        count += !units.items[k].removed;
+    return count;
+}
+
+static const hl_unit *maker(hl_value v)
+{
+    cr_assert(units.maker[v] >= 0);
+    return &units.items[units.maker[v]];
+}
+
+/* conv - norm - relu - conv - norm - (+ skip) - relu, as in ResNet's basic block */
+static hl_value basic_block(void)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value y = hl_graph_act(graph, "relu1", norm("bn1", conv("conv1", x)), HL_ACT_RELU);
+    y = norm("bn2", conv("conv2", y));
+    return hl_graph_act(graph, "relu2", hl_graph_add(graph, "add", y, x), HL_ACT_RELU);
+}
+
+Test(fuse, a_residual_block_becomes_two_units)
+{
+    hl_value y = basic_block();
+    form(y);
+    cr_assert_eq(left(), 3, "%d units", left());
+    cr_assert_str_eq(maker(y)->node->name, "conv2");
+    cr_assert_eq(maker(y)->residual, graph->input);
+    cr_assert_eq(maker(y)->act, HL_ACT_RELU);
+    cr_assert_not_null(maker(y)->expr.norm_mean);
+}
+
+Test(fuse, the_later_branch_makes_the_sum)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value a = conv("a", x), b = conv("b", x);
+    hl_value y = hl_graph_add(graph, "add", b, a);
+    form(y);
+    cr_assert_str_eq(maker(y)->node->name, "b");
+    cr_assert_eq(maker(y)->residual, a);
+}
+
+Test(fuse, norms_on_batch_statistics_stay_when_training)
+{
+    hl_value y = basic_block();
+    for (size_t v = 0; v < graph->node_count; v++)
+        graph->nodes[v]->batch_statistics = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 5);
+    cr_assert_str_eq(maker(y)->node->name, "bn2");
+    cr_assert_eq(maker(y)->residual, graph->input);
+    options.training = false;
+    form(y);
+    cr_assert_eq(left(), 3);
+}
+
+Test(fuse, norms_with_trained_scale_stay_when_training_and_fold_otherwise)
+{
+    hl_value y = basic_block();
+    hl_graph_find_param(graph, "bn1.weight")->trained = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 4);
+    options.training = false;
+    form(y);
+    cr_assert_eq(left(), 3);
+}
+
+Test(fuse, a_value_read_twice_is_not_fused_away)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value a = conv("a", x);
+    hl_value y = hl_graph_mul(graph, "mul", hl_graph_act(graph, "act", a, HL_ACT_RELU), a);
+    form(y);
+    cr_assert_eq(left(), 4);
+}
+
+Test(fuse, silu_stays_apart_only_where_a_gradient_passes)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value y = hl_graph_act(graph, "silu1", conv("a", x), HL_ACT_SILU);
+    y = hl_graph_act(graph, "silu2", conv("b", y), HL_ACT_SILU);
+    hl_graph_find_param(graph, "b.weight")->trained = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 4);
+    cr_assert_eq(maker(hl_graph_node(graph, y)->id)->node->op, HL_OP_ACT);
+    options.training = false;
+    form(y);
+    cr_assert_eq(left(), 3);
+}
+
+Test(fuse, dropout_and_unused_nodes_disappear)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value a = conv("a", x);
+    conv("unused", a);
+    hl_value y = hl_graph_dropout(graph, "drop", a, 0.5f);
+    form(y);
+    cr_assert_eq(left(), 2);
+    cr_assert_eq(units.output, a);
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 3);
+    cr_assert_eq(units.output, y);
+}
+
+Test(fuse, gradients_are_needed_only_behind_the_first_trained_parameter)
+{
+    hl_value y = basic_block();
+    hl_graph_find_param(graph, "conv2.weight")->trained = true;
+    options.training = true;
+    form(y);
+    for (int k = 0; k < units.count; k++)
+        if (!units.items[k].removed)
+            cr_assert_eq(units.needs_grad[units.items[k].out],
+                         strcmp(units.items[k].node->name, "conv2") == 0);
+}
