@@ -1,0 +1,158 @@
+#include <criterion/criterion.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "support/conv_rig.h"
+#include "support/ref_conv.h"
+
+typedef struct conv_case {
+    const char *name;
+    hl_shape x;
+    int64_t outputs, groups;
+    hl_window window; /* kh, kw, sh, sw, dh, dw, top, bottom, left, right */
+} conv_case;
+
+static const conv_case cases[] = {
+    {"3x3", {2, 9, 7, 32}, 48, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"3x3 strided", {2, 9, 8, 16}, 32, 1, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}},
+    {"3x3 strided differently", {1, 10, 11, 16}, 16, 1, {3, 3, 2, 3, 1, 1, 1, 1, 1, 1}},
+    {"3x3 dilated", {2, 11, 9, 16}, 16, 1, {3, 3, 1, 1, 2, 3, 2, 2, 3, 3}},
+    {"3x3 padded on one side", {2, 8, 8, 16}, 24, 1, {3, 3, 2, 2, 1, 1, 0, 1, 0, 1}},
+    {"1x1", {2, 7, 5, 64}, 32, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1 strided", {2, 7, 6, 32}, 64, 1, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}},
+    {"1x1 with padding", {1, 1, 1, 8}, 8, 1, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"stem 7x7", {2, 20, 18, 3}, 64, 1, {7, 7, 2, 2, 1, 1, 3, 3, 3, 3}},
+    {"stem 3x3", {2, 17, 16, 3}, 32, 1, {3, 3, 2, 2, 1, 1, 0, 1, 0, 1}},
+    {"17 channels", {3, 5, 5, 17}, 17, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"1 channel", {2, 6, 6, 1}, 1, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"flat window", {2, 6, 9, 16}, 16, 1, {1, 7, 1, 1, 1, 1, 0, 0, 3, 3}},
+    {"window larger than the image", {2, 2, 3, 16}, 16, 1, {7, 7, 1, 1, 1, 1, 3, 3, 3, 3}},
+    {"1 pixel", {4, 1, 1, 16}, 32, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"linear", {5, 1, 1, 40}, 37, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"linear, 1 sample", {1, 1, 1, 96}, 102, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"linear, 2 classes", {16, 1, 1, 1280}, 2, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"grouped", {2, 7, 7, 64}, 64, 16, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"grouped, odd", {2, 6, 5, 15}, 20, 5, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}},
+    {"grouped 1x1", {2, 5, 5, 32}, 64, 2, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"grouped linear", {3, 1, 1, 24}, 36, 3, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"depthwise 3x3", {2, 9, 9, 32}, 32, 32, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise 3x3 strided", {2, 9, 10, 48}, 48, 48, {3, 3, 2, 2, 1, 1, 0, 1, 0, 1}},
+    {"depthwise 3x3 strided differently", {2, 9, 10, 16}, 16, 16, {3, 3, 2, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise 5x5", {2, 8, 7, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}},
+    {"depthwise 5x5 strided", {2, 11, 11, 16}, 16, 16, {5, 5, 2, 2, 1, 1, 1, 2, 1, 2}},
+    {"depthwise 7x7", {1, 10, 9, 33}, 33, 33, {7, 7, 1, 1, 1, 1, 3, 3, 3, 3}},
+    {"depthwise 9x2", {1, 12, 9, 10}, 10, 10, {9, 2, 1, 1, 1, 1, 4, 4, 0, 1}},
+    {"depthwise dilated", {2, 9, 9, 16}, 16, 16, {3, 3, 1, 1, 2, 2, 2, 2, 2, 2}},
+    {"depthwise, 17 channels", {2, 6, 6, 17}, 17, 17, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise, window larger than the image", {2, 2, 2, 24}, 24, 24, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}},
+    {"depthwise, 1 pixel", {3, 1, 1, 20}, 20, 20, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise with a multiplier", {2, 7, 7, 8}, 24, 8, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
+/* All passes of one convolution with its weights as the trained parameter. */
+typedef struct passes {
+    conv_rig rig;
+    ref_conv ref;
+    hl_weight_expr expr;
+    hl_tensor *x, *y, *dx, *dy, *packed, *packed_data, *dw;
+    hl_step *fold, *forward, *data, *weight, *weight_grad;
+    int64_t nx, ny, nw;
+} passes;
+
+static void passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem)
+{
+    rig_open(&p->rig);
+    p->ref = ref_conv_make(c->x, c->outputs, c->groups, c->window);
+    p->nx = hl_shape_count(p->ref.x);
+    p->ny = hl_shape_count(p->ref.y);
+    p->nw = ref_conv_weights(&p->ref);
+    const int64_t dims[4] = {c->outputs, c->x.c / c->groups, c->window.kh, c->window.kw};
+    p->expr =
+        (hl_weight_expr){.kind = HL_WEIGHT_PLAIN, .weight = rig_param(&p->rig, "weight", true, 4, dims)};
+    hl_conv_attr conv = {.window = c->window, .groups = c->groups, .expr = &p->expr};
+    p->x = rig_tensor(&p->rig, "x", p->ref.x, elem);
+    p->y = rig_tensor(&p->rig, "y", p->ref.y, y_elem);
+    p->dx = rig_tensor(&p->rig, "dx", p->ref.x, elem);
+    p->dy = rig_tensor(&p->rig, "dy", p->ref.y, y_elem);
+    p->packed = rig_opaque(&p->rig, "packed", elem);
+    p->packed_data = rig_opaque(&p->rig, "packed for the data gradient", elem);
+    p->dw = rig_opaque(&p->rig, "dW", HL_ELEM_F32);
+    p->fold = rig_step(&p->rig, HL_STEP_FOLD, &conv, NULL, NULL, NULL, NULL, p->packed, p->packed_data, NULL);
+    p->forward = rig_step(&p->rig, HL_STEP_CONV, &conv, p->x, p->packed, NULL, NULL, p->y, NULL, NULL);
+    p->data =
+        rig_step(&p->rig, HL_STEP_CONV_DATA, &conv, p->dy, p->packed_data, NULL, NULL, p->dx, NULL, NULL);
+    p->weight = rig_step(&p->rig, HL_STEP_CONV_WEIGHT, &conv, p->x, p->dy, NULL, NULL, p->dw, NULL, NULL);
+    p->weight_grad = rig_step(&p->rig, HL_STEP_WEIGHT_GRAD, &conv, p->dw, NULL, NULL, NULL, NULL, NULL, NULL);
+    rig_build(&p->rig);
+}
+
+static void passes_run(passes *p, const double *x, const double *w, const double *dy)
+{
+    rig_set(p->x, x);
+    rig_set(p->dy, dy);
+    for (int64_t i = 0; i < p->nw; i++)
+        p->expr.weight->value[i] = (float)w[i];
+    rig_run(&p->rig, p->fold);
+    rig_run(&p->rig, p->forward);
+    rig_run(&p->rig, p->data);
+    rig_run(&p->rig, p->weight);
+    rig_run(&p->rig, p->weight_grad);
+    rig_expect_intact(&p->rig);
+}
+
+static void expect_equal(const conv_case *c, const char *what, hl_elem elem, const double *got,
+                         const double *want, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        cr_assert(got[i] == rig_round(elem, want[i]), "%s: %s[%lld] is %g, not %g", c->name, what,
+                  (long long)i, got[i], rig_round(elem, want[i]));
+}
+
+/* Sums of products of small integers are exact in float32, so every implementation must give the same bits.
+ */
+static void expect_exact(const conv_case *c, hl_elem elem, hl_elem y_elem)
+{
+    passes p;
+    passes_open(&p, c, elem, y_elem);
+    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
+    double *y = rig_array(p.ny), *dx = rig_array(p.nx), *dw = rig_array(p.nw);
+    double *got_y = rig_array(p.ny), *got_dx = rig_array(p.nx), *got_dw = rig_array(p.nw);
+    rig_fill_integers(x, p.nx, 3, 1);
+    rig_fill_integers(w, p.nw, 2, 2);
+    rig_fill_integers(dy, p.ny, 3, 3);
+    passes_run(&p, x, w, dy);
+    ref_conv_forward(&p.ref, x, w, y);
+    ref_conv_data(&p.ref, dy, w, dx);
+    ref_conv_weight(&p.ref, x, dy, dw);
+    rig_get(p.y, got_y);
+    rig_get(p.dx, got_dx);
+    for (int64_t i = 0; i < p.nw; i++)
+        got_dw[i] = (double)p.expr.weight->grad[i];
+    expect_equal(c, "y", y_elem, got_y, y, p.ny);
+    expect_equal(c, "dx", elem, got_dx, dx, p.nx);
+    expect_equal(c, "dw", HL_ELEM_F32, got_dw, dw, p.nw);
+    double *const arrays[] = {x, w, dy, y, dx, dw, got_y, got_dx, got_dw};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    rig_close(&p.rig);
+}
+
+Test(cpu_conv, fp32_passes_are_exact_on_integers)
+{
+    for (int i = 0; i < CASES; i++)
+        expect_exact(&cases[i], HL_ELEM_F32, HL_ELEM_F32);
+}
+
+Test(cpu_conv, bf16_passes_are_exact_on_integers)
+{
+    for (int i = 0; i < CASES; i++)
+        expect_exact(&cases[i], HL_ELEM_BF16, HL_ELEM_BF16);
+}
+
+Test(cpu_conv, bf16_passes_with_fp32_logits_are_exact_on_integers)
+{
+    for (int i = 0; i < CASES; i++)
+        expect_exact(&cases[i], HL_ELEM_BF16, HL_ELEM_F32);
+}
