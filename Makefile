@@ -42,7 +42,7 @@ TEST_SOURCES   := $(wildcard tests/*/test_*.c)
 TEST_PROGRAMS  := $(TEST_SOURCES:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
 
-.PHONY: all lib test test-programs lint fuzz bench install clean help
+.PHONY: all lib test test-programs sanitize sanitize-threads lint fuzz bench install clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -74,6 +74,13 @@ $(BUILD)/obj/tests/%.o: STANDARD += -Itests
 test-programs: $(TEST_PROGRAMS)
 test: all $(TEST_PROGRAMS)
 	scripts/run_tests.sh $(TEST_PROGRAMS)
+
+# The tests again, under the sanitizer this build is for.
+sanitize: $(TEST_PROGRAMS)
+	scripts/run_tests.sh $(TEST_PROGRAMS)
+LOADER_TESTS := $(filter $(BUILD)/tests/data/test_loader%,$(TEST_PROGRAMS))
+sanitize-threads: $(LOADER_TESTS)
+	scripts/run_tests.sh $(LOADER_TESTS)
 
 lint:
 	scripts/lint.sh
