@@ -156,3 +156,94 @@ Test(cpu_conv, bf16_passes_with_fp32_logits_are_exact_on_integers)
     for (int i = 0; i < CASES; i++)
         expect_exact(&cases[i], HL_ELEM_BF16, HL_ELEM_F32);
 }
+
+/* |got - exact| where float32 sums of `terms` products come in any order: each addition and product errs by
+ * at most half an ulp of what is summed so far, so the sum by terms * 2^-24 * sum |x w|, and storing by half
+ * an ulp of the result. */
+static void expect_close(const conv_case *c, const char *what, hl_elem elem, int64_t terms, const double *got,
+                         const double *want, const double *absolute, int64_t count)
+{
+    double store = elem == HL_ELEM_BF16 ? 0x1p-8 : 0x1p-24;
+    for (int64_t i = 0; i < count; i++) {
+        double tolerance =
+            (double)(terms + 2) * 0x1p-24 * absolute[i] * 1.01 + store * fabs(want[i]) + FLT_MIN;
+        cr_assert(fabs(got[i] - want[i]) <= tolerance, "%s: %s[%lld] is %.9g, not %.9g (tolerance %g)",
+                  c->name, what, (long long)i, got[i], want[i], tolerance);
+    }
+}
+
+static void absolute_values(double *values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] = fabs(values[i]);
+}
+
+static void expect_accurate(const conv_case *c, hl_elem elem)
+{
+    passes p;
+    passes_open(&p, c, elem, elem);
+    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
+    double *y = rig_array(p.ny), *dx = rig_array(p.nx), *dw = rig_array(p.nw);
+    double *abs_y = rig_array(p.ny), *abs_dx = rig_array(p.nx), *abs_dw = rig_array(p.nw);
+    double *got_y = rig_array(p.ny), *got_dx = rig_array(p.nx), *got_dw = rig_array(p.nw);
+    rig_fill_uniform(x, p.nx, elem, 1);
+    rig_fill_uniform(w, p.nw, elem, 2);
+    rig_fill_uniform(dy, p.ny, elem, 3);
+    passes_run(&p, x, w, dy);
+    rig_get(p.y, got_y);
+    rig_get(p.dx, got_dx);
+    for (int64_t i = 0; i < p.nw; i++)
+        got_dw[i] = (double)p.expr.weight->grad[i];
+    ref_conv_forward(&p.ref, x, w, y);
+    ref_conv_data(&p.ref, dy, w, dx);
+    ref_conv_weight(&p.ref, x, dy, dw);
+    absolute_values(x, p.nx);
+    absolute_values(w, p.nw);
+    absolute_values(dy, p.ny);
+    ref_conv_forward(&p.ref, x, w, abs_y);
+    ref_conv_data(&p.ref, dy, w, abs_dx);
+    ref_conv_weight(&p.ref, x, dy, abs_dw);
+    int64_t terms = ref_conv_terms(&p.ref);
+    expect_close(c, "y", elem, terms, got_y, y, abs_y, p.ny);
+    expect_close(c, "dx", elem, terms, got_dx, dx, abs_dx, p.nx);
+    expect_close(c, "dw", HL_ELEM_F32, terms, got_dw, dw, abs_dw, p.nw);
+    double *const arrays[] = {x, w, dy, y, dx, dw, abs_y, abs_dx, abs_dw, got_y, got_dx, got_dw};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    rig_close(&p.rig);
+}
+
+Test(cpu_conv, fp32_passes_err_within_the_bound_of_their_sums)
+{
+    for (int i = 0; i < CASES; i++)
+        expect_accurate(&cases[i], HL_ELEM_F32);
+}
+
+Test(cpu_conv, bf16_passes_err_within_the_bound_of_their_sums)
+{
+    for (int i = 0; i < CASES; i++)
+        expect_accurate(&cases[i], HL_ELEM_BF16);
+}
+
+Test(cpu_conv, weight_gradients_accumulate_over_micro_batches)
+{
+    const conv_case *c = &cases[0];
+    passes p;
+    passes_open(&p, c, HL_ELEM_F32, HL_ELEM_F32);
+    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny), *dw = rig_array(p.nw);
+    rig_fill_integers(x, p.nx, 3, 1);
+    rig_fill_integers(dy, p.ny, 3, 3);
+    p.expr.weight->grad[0] = NAN; /* keep 0 overwrites whatever was there */
+    passes_run(&p, x, w, dy);
+    p.rig.run.grad_keep = 1.0f;
+    rig_run(&p.rig, p.weight);
+    rig_run(&p.rig, p.weight_grad);
+    ref_conv_weight(&p.ref, x, dy, dw);
+    for (int64_t i = 0; i < p.nw; i++)
+        cr_assert(p.expr.weight->grad[i] == (float)(2.0 * dw[i]));
+    free(x);
+    free(w);
+    free(dy);
+    free(dw);
+    rig_close(&p.rig);
+}

@@ -1,0 +1,196 @@
+/* What is fused behind a convolution, and packed weights that several steps share. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support/conv_rig.h"
+#include "support/ref_conv.h"
+
+typedef struct shape_case {
+    const char *name;
+    hl_shape x;
+    int64_t outputs, groups;
+    hl_window window;
+} shape_case;
+
+static const shape_case shapes[] = {
+    {"3x3", {2, 7, 6, 16}, 32, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"1x1", {2, 7, 6, 32}, 24, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"stem", {2, 12, 12, 3}, 32, 1, {3, 3, 2, 2, 1, 1, 0, 1, 0, 1}},
+    {"grouped", {2, 6, 6, 32}, 32, 8, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise", {2, 8, 7, 32}, 32, 32, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"depthwise 5x5", {2, 8, 7, 17}, 17, 17, {5, 5, 2, 2, 1, 1, 2, 2, 2, 2}},
+    {"17 channels", {2, 5, 5, 17}, 19, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"linear", {6, 1, 1, 40}, 10, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Inputs are integers and half of the outputs are scaled by 1/8, so that sums are exact and lie where
+ * activations bend. */
+static void expect_fused(const shape_case *c, hl_elem elem, hl_act act, bool bias, bool residual)
+{
+    conv_rig rig;
+    rig_open(&rig);
+    ref_conv ref = ref_conv_make(c->x, c->outputs, c->groups, c->window);
+    int64_t nx = hl_shape_count(ref.x), ny = hl_shape_count(ref.y), nw = ref_conv_weights(&ref);
+    const int64_t dims[4] = {c->outputs, c->x.c / c->groups, c->window.kh, c->window.kw};
+    hl_weight_expr expr = {.kind = HL_WEIGHT_PLAIN, .weight = rig_param(&rig, "weight", false, 4, dims)};
+    if (bias)
+        expr.bias = rig_param(&rig, "bias", false, 1, dims);
+    hl_conv_attr conv = {.window = c->window, .groups = c->groups, .expr = &expr, .act = act};
+    hl_tensor *x = rig_tensor(&rig, "x", ref.x, elem), *y = rig_tensor(&rig, "y", ref.y, elem);
+    hl_tensor *packed = rig_opaque(&rig, "packed", elem);
+    hl_tensor *b = bias ? rig_tensor(&rig, "b", (hl_shape){1, 1, 1, c->outputs}, HL_ELEM_F32) : NULL;
+    hl_tensor *r = residual ? rig_tensor(&rig, "residual", ref.y, elem) : NULL;
+    hl_step *fold = rig_step(&rig, HL_STEP_FOLD, &conv, NULL, NULL, NULL, NULL, packed, NULL, b);
+    hl_step *step = rig_step(&rig, HL_STEP_CONV, &conv, x, packed, b, r, y, NULL, NULL);
+    rig_build(&rig);
+
+    double *xs = rig_array(nx), *ws = rig_array(nw), *rs = rig_array(ny), *want = rig_array(ny),
+           *got = rig_array(ny);
+    rig_fill_integers(xs, nx, 3, 1);
+    rig_fill_integers(ws, nw, 2, 2);
+    rig_fill_integers(rs, ny, 4, 3);
+    for (int64_t i = 0; i < nw; i++) {
+        ws[i] /= 8.0;
+        expr.weight->value[i] = (float)ws[i];
+    }
+    for (int64_t o = 0; bias && o < c->outputs; o++)
+        expr.bias->value[o] = (float)(o % 9 - 4) * 0.25f;
+    rig_set(x, xs);
+    if (residual)
+        rig_set(r, rs);
+    rig_run(&rig, fold);
+    rig_run(&rig, step);
+    rig_expect_intact(&rig);
+    rig_get(y, got);
+    ref_conv_forward(&ref, xs, ws, want);
+    bool exact = act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6;
+    for (int64_t i = 0; i < ny; i++) {
+        double before =
+            want[i] + (bias ? (double)expr.bias->value[i % c->outputs] : 0.0) + (residual ? rs[i] : 0.0);
+        double after = ref_conv_act(act, before);
+        /* The argument is exact; oneDNN's polynomials err by a few units of 1e-7 in what is at most |x| times
+         * a sigmoid. */
+        double store = elem == HL_ELEM_BF16 ? 0x1p-8 : 0x1p-24;
+        double tolerance = exact ? 0.0 : 2e-6 * (1.0 + fabs(before)) + store * fabs(after);
+        double target = exact ? rig_round(elem, after) : after;
+        cr_assert(fabs(got[i] - target) <= tolerance,
+                  "%s, activation %d, bias %d, residual %d: [%lld] is %.9g, not %.9g", c->name, (int)act,
+                  bias, residual, (long long)i, got[i], target);
+    }
+    free(xs);
+    free(ws);
+    free(rs);
+    free(want);
+    free(got);
+    rig_close(&rig);
+}
+
+static void expect_all_fused(hl_elem elem)
+{
+    for (int i = 0; i < SHAPES; i++)
+        for (int act = HL_ACT_NONE; act <= HL_ACT_GELU; act++)
+            for (int with = 0; with < 4; with++)
+                expect_fused(&shapes[i], elem, (hl_act)act, (with & 1) != 0, (with & 2) != 0);
+}
+
+Test(cpu_conv_fused, bias_residual_and_activation_follow_in_fp32)
+{
+    expect_all_fused(HL_ELEM_F32);
+}
+
+Test(cpu_conv_fused, bias_residual_and_activation_follow_in_bf16)
+{
+    expect_all_fused(HL_ELEM_BF16);
+}
+
+/* A program for training and one for evaluation share packed weights but not batch sizes; a linear layer may
+ * also be applied at every pixel. */
+Test(cpu_conv_fused, steps_of_different_shapes_share_packed_weights)
+{
+    static const hl_shape inputs[] = {{3, 1, 1, 24}, {1, 1, 1, 24}, {2, 5, 4, 24}, {16, 28, 28, 24}};
+    enum { STEPS = sizeof inputs / sizeof *inputs };
+    const hl_window window = {1, 1, 1, 1, 1, 1, 0, 0, 0, 0};
+    const int64_t dims[2] = {20, 24};
+    for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16; elem++) {
+        conv_rig rig;
+        rig_open(&rig);
+        hl_weight_expr expr = {.kind = HL_WEIGHT_PLAIN, .weight = rig_param(&rig, "weight", false, 2, dims)};
+        hl_conv_attr conv = {.window = window, .groups = 1, .expr = &expr};
+        hl_tensor *packed = rig_opaque(&rig, "packed", (hl_elem)elem);
+        hl_tensor *back = rig_opaque(&rig, "packed for the data gradient", (hl_elem)elem);
+        hl_tensor *x[STEPS], *y[STEPS], *dx[STEPS];
+        hl_step *forward[STEPS], *data[STEPS];
+        ref_conv ref[STEPS];
+        for (int s = 0; s < STEPS; s++) {
+            ref[s] = ref_conv_make(inputs[s], 20, 1, window);
+            x[s] = rig_tensor(&rig, "x", ref[s].x, (hl_elem)elem);
+            y[s] = rig_tensor(&rig, "y", ref[s].y, (hl_elem)elem);
+            dx[s] = rig_tensor(&rig, "dx", ref[s].x, (hl_elem)elem);
+            forward[s] = rig_step(&rig, HL_STEP_CONV, &conv, x[s], packed, NULL, NULL, y[s], NULL, NULL);
+            data[s] = rig_step(&rig, HL_STEP_CONV_DATA, &conv, y[s], back, NULL, NULL, dx[s], NULL, NULL);
+        }
+        hl_step *fold = rig_step(&rig, HL_STEP_FOLD, &conv, NULL, NULL, NULL, NULL, packed, back, NULL);
+        rig_build(&rig);
+        double w[480];
+        rig_fill_integers(w, 480, 2, 2);
+        for (int i = 0; i < 480; i++)
+            expr.weight->value[i] = (float)w[i];
+        rig_run(&rig, fold);
+        for (int s = 0; s < STEPS; s++) {
+            int64_t nx = hl_shape_count(ref[s].x), ny = hl_shape_count(ref[s].y);
+            double *xs = rig_array(nx), *want = rig_array(ny), *got = rig_array(ny);
+            double *want_dx = rig_array(nx), *got_dx = rig_array(nx);
+            rig_fill_integers(xs, nx, 3, 1);
+            rig_set(x[s], xs);
+            rig_run(&rig, forward[s]);
+            rig_run(&rig, data[s]);
+            rig_get(y[s], got);
+            rig_get(dx[s], got_dx);
+            ref_conv_forward(&ref[s], xs, w, want);
+            ref_conv_data(&ref[s], want, w, want_dx);
+            for (int64_t i = 0; i < ny; i++)
+                cr_assert(got[i] == want[i], "shape %d: y[%lld]", s, (long long)i);
+            for (int64_t i = 0; i < nx; i++)
+                cr_assert(got_dx[i] == rig_round((hl_elem)elem, want_dx[i]), "shape %d: dx[%lld]", s,
+                          (long long)i);
+            free(xs);
+            free(want);
+            free(got);
+            free(want_dx);
+            free(got_dx);
+        }
+        rig_expect_intact(&rig);
+        rig_close(&rig);
+    }
+}
+
+static void expect_refused(hl_shape x, hl_shape y, hl_window window, int64_t groups, hl_elem elem,
+                           const char *part)
+{
+    conv_rig rig;
+    rig_open(&rig);
+    hl_conv_attr conv = {.window = window, .groups = groups};
+    hl_tensor *in = rig_tensor(&rig, "x", x, elem), *out = rig_tensor(&rig, "y", y, elem);
+    hl_tensor *packed = rig_opaque(&rig, "packed", elem);
+    hl_step *step = rig_step(&rig, HL_STEP_CONV, &conv, in, packed, NULL, NULL, out, NULL, NULL);
+    cr_assert_not(rig.backend->ops->supports(rig.backend, step));
+    cr_assert_neq(rig.backend->ops->prepare(rig.backend, step), HL_OK);
+    cr_assert_not_null(strstr(hl_last_error(), part), "%s", hl_last_error());
+    cr_assert_eq(strncmp(hl_last_error(), "layer: ", 7), 0, "the message names the layer: %s",
+                 hl_last_error());
+    rig_close(&rig);
+}
+
+Test(cpu_conv_fused, what_cannot_be_computed_is_refused_with_the_layer_s_name)
+{
+    const hl_window k3 = {3, 3, 1, 1, 1, 1, 0, 0, 0, 0}, no_stride = {3, 3, 0, 1, 1, 1, 0, 0, 0, 0};
+    const hl_shape small = {1, 2, 2, 8}, x = {1, 4, 4, 8}, y = {1, 2, 2, 8}, wrong = {1, 3, 2, 8};
+    expect_refused(small, (hl_shape){1, 1, 1, 8}, k3, 1, HL_ELEM_F32, "does not fit");
+    expect_refused(x, y, k3, 3, HL_ELEM_F32, "groups");
+    expect_refused(x, y, no_stride, 1, HL_ELEM_F32, "at least 1");
+    expect_refused(x, wrong, k3, 1, HL_ELEM_F32, "output");
+    expect_refused(x, y, k3, 1, HL_ELEM_F16, "fp32 and bf16");
+}
