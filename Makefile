@@ -82,6 +82,10 @@ LOADER_TESTS := $(filter $(BUILD)/tests/data/test_loader%,$(TEST_PROGRAMS))
 sanitize-threads: $(LOADER_TESTS)
 	scripts/run_tests.sh $(LOADER_TESTS)
 
+# Training throughput beside PyTorch; BENCH='--models resnet50 ...' narrows it (scripts/bench.py).
+bench: all
+	python=$$(scripts/python_env.sh) && $$python scripts/bench.py --program $(BUILD)/heirloom $(BENCH)
+
 lint:
 	scripts/lint.sh
 

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# A virtual environment with PyTorch, torchvision and timm, for benchmarks and goldens; prints its Python. HEIRLOOM_PYTHON names
+# one that is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -n "${HEIRLOOM_PYTHON:-}" ]; then
+    echo "$HEIRLOOM_PYTHON"
+    exit 0
+fi
+folder=build/python
+if [ ! -f "$folder/.complete" ]; then
+    bash scripts/install_packages.sh python3 python3-venv python3-pip g++ >&2
+    echo "installing PyTorch, torchvision and timm into $folder" >&2
+    rm -rf "$folder"
+    python3 -m venv "$folder"
+    "$folder/bin/pip" install --quiet --disable-pip-version-check torch torchvision timm safetensors pillow numpy >&2
+    touch "$folder/.complete"
+fi
+echo "$folder/bin/python"
