@@ -1,0 +1,171 @@
+/* RECOMBINE: a gated layer from its cached sub-functions,
+ *     y[.., o] = act(sum over j of (1 + gate[o, j]) S[.., g I/G + j, o'] + b[o] + residual[.., o])
+ * Sums are float32 whatever S is stored in. */
+#include "backend/cpu/recombine.h"
+
+#include <stdlib.h>
+
+#include "backend/cpu/act_math.h"
+#include "backend/cpu/dnnl_util.h"
+#include "backend/cpu/simd.h"
+#include "base/bf16.h"
+
+enum { S, BIAS, RESIDUAL };
+
+/* Outputs that are summed at once, in registers. */
+enum { TILE = 64 };
+
+typedef struct recombine {
+    hl_recombine_form form;
+    float *gate; /* 1 + gate in sub-function order, in scratch */
+} recombine;
+
+static const hl_tensor *operand(const hl_step *step, int i)
+{
+    return i < step->in_count ? step->in[i] : NULL;
+}
+
+hl_status hl_recombine_form_make(const hl_step *step, const hl_tensor *s, const hl_tensor *y,
+                                 hl_recombine_form *form)
+{
+    const hl_param *gate = step->conv.expr->gate;
+    int64_t groups = step->conv.groups;
+    if (gate == NULL || groups < 1 || gate->shape[0] % groups != 0)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "recombination needs a gate whose outputs split into groups");
+    form->groups = groups;
+    form->inputs = gate->shape[1];
+    form->outputs = gate->shape[0] / groups;
+    form->channels = gate->shape[0];
+    form->subfunctions = gate->shape[0] * gate->shape[1];
+    form->rows = y->shape.n * y->shape.h * y->shape.w;
+    if (y->shape.c != form->channels || s->shape.c != form->subfunctions || s->shape.n != y->shape.n ||
+        s->shape.h != y->shape.h || s->shape.w != y->shape.w)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "%lld sub-functions and a gate of %lldx%lld do not make %lld outputs",
+                       (long long)s->shape.c, (long long)gate->shape[0], (long long)gate->shape[1],
+                       (long long)y->shape.c);
+    return HL_OK;
+}
+
+static hl_status check(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    if (step->in_count < 1 || step->in_count > 3 || step->out_count != 1)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "recombination has 1 to 3 operands and 1 result");
+    const hl_tensor *residual = operand(step, RESIDUAL), *y = step->out[0];
+    HL_TRY(hl_dnnl_check_elem(step, step->in[S]));
+    HL_TRY(hl_dnnl_check_elem(step, y));
+    if (y->elem != step->in[S]->elem || (residual != NULL && residual->elem != y->elem))
+        return hl_fail(HL_E_INTERNAL, step->name, NULL,
+                       "operands and result of a recombination have one element type");
+    hl_recombine_form form;
+    return hl_recombine_form_make(step, step->in[S], y, &form);
+}
+
+static hl_status prepare(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    recombine *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return hl_fail_nomem(step->name, sizeof *r);
+    step->exec = r;
+    step->scratch_bytes = 0;
+    HL_TRY(hl_recombine_form_make(step, step->in[S], step->out[0], &r->form));
+    step->scratch_bytes = (size_t)r->form.subfunctions * sizeof(float);
+    return HL_OK;
+}
+
+static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
+{
+    (void)cpu;
+    ((recombine *)step->exec)->gate = scratch;
+    return HL_OK;
+}
+
+static void release(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    free(step->exec);
+    step->exec = NULL;
+}
+
+/* One tile of one row: `width` outputs, whose sub-functions of successive inputs lie `stride` apart. Inlined
+ * with a constant width where the tile is full. */
+#define RECOMBINE_ROWS(name, type, load, store)                                                              \
+    static inline __attribute__((always_inline)) void name##_tile(                                           \
+        const type *restrict s, const float *restrict gate, const float *restrict bias,                      \
+        const type *restrict residual, type *restrict y, int64_t inputs, int64_t stride, int64_t width,      \
+        hl_act act)                                                                                          \
+    {                                                                                                        \
+        float acc[TILE];                                                                                     \
+        for (int64_t t = 0; t < width; t++)                                                                  \
+            acc[t] = gate[t] * load(s[t]);                                                                   \
+        for (int64_t j = 1; j < inputs; j++)                                                                 \
+            for (int64_t t = 0; t < width; t++)                                                              \
+                acc[t] += gate[j * stride + t] * load(s[j * stride + t]);                                    \
+        if (bias != NULL)                                                                                    \
+            for (int64_t t = 0; t < width; t++)                                                              \
+                acc[t] += bias[t];                                                                           \
+        if (residual != NULL)                                                                                \
+            for (int64_t t = 0; t < width; t++)                                                              \
+                acc[t] += load(residual[t]);                                                                 \
+        hl_act_run(act, acc, width);                                                                         \
+        for (int64_t t = 0; t < width; t++)                                                                  \
+            y[t] = store(acc[t]);                                                                            \
+    }                                                                                                        \
+    HL_CLONES static void name(const hl_recombine_form *f, const type *s, const float *gate,                 \
+                               const float *bias, const type *residual, type *y, int64_t first,              \
+                               int64_t last, hl_act act)                                                     \
+    {                                                                                                        \
+        /* With one input a group, groups do not matter. */                                                  \
+        int64_t groups = f->inputs == 1 ? 1 : f->groups, outputs = f->channels / groups, inputs = f->inputs; \
+        for (int64_t r = first; r < last; r++) {                                                             \
+            for (int64_t g = 0; g < groups; g++) {                                                           \
+                const type *row = s + r * f->subfunctions + g * inputs * outputs;                            \
+                const float *gates = gate + g * inputs * outputs;                                            \
+                int64_t o = g * outputs, at = r * f->channels + o;                                           \
+                for (int64_t t = 0; t < outputs; t += TILE) {                                                \
+                    const float *b = bias != NULL ? bias + o + t : NULL;                                     \
+                    const type *add = residual != NULL ? residual + at + t : NULL;                           \
+                    if (outputs - t >= TILE)                                                                 \
+                        name##_tile(row + t, gates + t, b, add, y + at + t, inputs, outputs, TILE, act);     \
+                    else                                                                                     \
+                        name##_tile(row + t, gates + t, b, add, y + at + t, inputs, outputs, outputs - t,    \
+                                    act);                                                                    \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
+#define AS_IS(x) (x)
+RECOMBINE_ROWS(recombine_f32, float, AS_IS, AS_IS)
+RECOMBINE_ROWS(recombine_bf16, hl_bf16, hl_bf16_to_f32, hl_bf16_from_f32)
+
+static hl_status run(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    const recombine *r = step->exec;
+    const hl_recombine_form *f = &r->form;
+    const float *delta = step->conv.expr->gate->value;
+    for (int64_t c = 0; c < f->subfunctions; c++)
+        r->gate[c] = 1.0f + delta[hl_recombine_gate_index(f, c)];
+    const hl_tensor *y = step->out[0], *residual = operand(step, RESIDUAL), *bias = operand(step, BIAS);
+    const void *s = step->in[S]->data, *add = residual != NULL ? residual->data : NULL;
+    const float *b = bias != NULL ? bias->data : NULL;
+    hl_act act = step->conv.act;
+    /* Some rows at a time, so that threads are evenly loaded without a call for every row. */
+    int64_t chunk = 64, chunks = (f->rows + chunk - 1) / chunk;
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < chunks; k++) {
+        int64_t first = k * chunk, last = first + chunk < f->rows ? first + chunk : f->rows;
+        if (y->elem == HL_ELEM_BF16)
+            recombine_bf16(f, s, r->gate, b, add, y->data, first, last, act);
+        else
+            recombine_f32(f, s, r->gate, b, add, y->data, first, last, act);
+    }
+    return HL_OK;
+}
+
+const hl_cpu_op hl_cpu_recombine = {
+    .check = check, .prepare = prepare, .bind = bind, .run = run, .release = release};

@@ -1,0 +1,127 @@
+/* RECOMBINE_GRAD: dgate[o, j] = sum over n, h, w of dy[.., o] S[.., g I/G + j, o']. */
+#include <stdlib.h>
+
+#include "backend/cpu/dnnl_util.h"
+#include "backend/cpu/recombine.h"
+#include "backend/cpu/row_blocks.h"
+#include "backend/cpu/simd.h"
+#include "base/bf16.h"
+
+/* Rows are first summed in short runs, so that the rounding error grows with the number of runs and not of
+ * rows. */
+enum { TILE = 32, RUN = 64 };
+
+typedef struct recombine_grad {
+    hl_recombine_form form;
+    float *partial; /* [block][sub-function], in scratch */
+} recombine_grad;
+
+static hl_status check(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    if (step->in_count != 2)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "the gradient of a recombination has 2 operands");
+    HL_TRY(hl_dnnl_check_elem(step, step->in[0]));
+    HL_TRY(hl_dnnl_check_elem(step, step->in[1]));
+    hl_recombine_form form;
+    return hl_recombine_form_make(step, step->in[1], step->in[0], &form);
+}
+
+static hl_status prepare(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    recombine_grad *g = calloc(1, sizeof *g);
+    if (g == NULL)
+        return hl_fail_nomem(step->name, sizeof *g);
+    step->exec = g;
+    HL_TRY(hl_recombine_form_make(step, step->in[1], step->in[0], &g->form));
+    step->scratch_bytes = (size_t)(hl_row_blocks(g->form.rows) * g->form.subfunctions) * sizeof(float);
+    return HL_OK;
+}
+
+static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
+{
+    (void)cpu;
+    ((recombine_grad *)step->exec)->partial = scratch;
+    return HL_OK;
+}
+
+static void release(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    free(step->exec);
+    step->exec = NULL;
+}
+
+/* sum[c] over rows [first, last), in sub-function order. */
+#define GATE_SUMS(name, dy_type, dy_load, s_type, s_load)                                                    \
+    static inline __attribute__((always_inline)) void name##_tile(                                           \
+        const dy_type *restrict dy, int64_t dy_stride, const s_type *restrict s, int64_t s_stride,           \
+        float *restrict sum, int64_t rows, int64_t width)                                                    \
+    {                                                                                                        \
+        float acc[TILE] = {0};                                                                               \
+        for (int64_t r = 0; r < rows; r++)                                                                   \
+            for (int64_t t = 0; t < width; t++)                                                              \
+                acc[t] += dy_load(dy[r * dy_stride + t]) * s_load(s[r * s_stride + t]);                      \
+        for (int64_t t = 0; t < width; t++)                                                                  \
+            sum[t] += acc[t];                                                                                \
+    }                                                                                                        \
+    HL_CLONES static void name(const hl_recombine_form *f, const dy_type *dy, const s_type *s, float *sum,   \
+                               int64_t first, int64_t last)                                                  \
+    {                                                                                                        \
+        int64_t groups = f->inputs == 1 ? 1 : f->groups, outputs = f->channels / groups, inputs = f->inputs; \
+        for (int64_t c = 0; c < f->subfunctions; c++)                                                        \
+            sum[c] = 0.0f;                                                                                   \
+        for (int64_t run = first; run < last; run += RUN) {                                                  \
+            int64_t rows = last - run < RUN ? last - run : RUN;                                              \
+            for (int64_t i = 0; i < groups * inputs; i++) {                                                  \
+                const dy_type *d = dy + run * f->channels + i / inputs * outputs;                            \
+                const s_type *from = s + run * f->subfunctions + i * outputs;                                \
+                float *to = sum + i * outputs;                                                               \
+                int64_t t = 0;                                                                               \
+                for (; outputs - t >= TILE; t += TILE)                                                       \
+                    name##_tile(d + t, f->channels, from + t, f->subfunctions, to + t, rows, TILE);          \
+                if (t < outputs)                                                                             \
+                    name##_tile(d + t, f->channels, from + t, f->subfunctions, to + t, rows, outputs - t);   \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+
+#define AS_IS(x) (x)
+GATE_SUMS(gate_sums_f32, float, AS_IS, float, AS_IS)
+GATE_SUMS(gate_sums_bf16, hl_bf16, hl_bf16_to_f32, hl_bf16, hl_bf16_to_f32)
+GATE_SUMS(gate_sums_mixed, float, AS_IS, hl_bf16, hl_bf16_to_f32)
+GATE_SUMS(gate_sums_mixed_s, hl_bf16, hl_bf16_to_f32, float, AS_IS)
+
+static hl_status run(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    const recombine_grad *g = step->exec;
+    const hl_recombine_form *f = &g->form;
+    const hl_tensor *dy = step->in[0], *s = step->in[1];
+    int64_t blocks = hl_row_blocks(f->rows);
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = hl_row_block_first(f->rows, blocks, b),
+                last = hl_row_block_first(f->rows, blocks, b + 1);
+        float *sum = g->partial + b * f->subfunctions;
+        if (dy->elem == HL_ELEM_BF16 && s->elem == HL_ELEM_BF16)
+            gate_sums_bf16(f, dy->data, s->data, sum, first, last);
+        else if (dy->elem == HL_ELEM_BF16)
+            gate_sums_mixed_s(f, dy->data, s->data, sum, first, last);
+        else if (s->elem == HL_ELEM_BF16)
+            gate_sums_mixed(f, dy->data, s->data, sum, first, last);
+        else
+            gate_sums_f32(f, dy->data, s->data, sum, first, last);
+    }
+    float *grad = step->conv.expr->gate->grad;
+    bool keep = step->run->grad_keep != 0.0f;
+    for (int64_t c = 0; c < f->subfunctions; c++) {
+        float *to = &grad[hl_recombine_gate_index(f, c)];
+        *to = (keep ? *to : 0.0f) + hl_row_blocks_sum(g->partial, blocks, f->subfunctions, c);
+    }
+    return HL_OK;
+}
+
+const hl_cpu_op hl_cpu_recombine_grad = {
+    .check = check, .prepare = prepare, .bind = bind, .run = run, .release = release};
