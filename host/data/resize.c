@@ -50,6 +50,11 @@ static hl_status prepare_axis(hl_resize_axis *axis, hl_filter filter, int64_t in
                               int64_t first, int64_t count)
 {
     static const char what[] = "resizing an image";
+    const hl_resize_key *held = &axis->key;
+    if (held->in_size == in_size && held->out_size == out_size && held->first == first &&
+        held->count == count && held->filter == filter)
+        return HL_OK;
+    axis->key = (hl_resize_key){0};
     double scale = (double)in_size / (double)out_size, filter_scale = scale < 1.0 ? 1.0 : scale;
     double support = (filter == HL_FILTER_BICUBIC ? 2.0 : 1.0) * filter_scale, inverse = 1.0 / filter_scale;
     axis->taps = (int64_t)ceil(support) * 2 + 1;
@@ -80,6 +85,7 @@ static hl_status prepare_axis(hl_resize_axis *axis, hl_filter filter, int64_t in
         axis->start[i] = begin;
         axis->count[i] = (int32_t)(end - begin);
     }
+    axis->key = (hl_resize_key){in_size, out_size, first, count, filter};
     return HL_OK;
 }
 

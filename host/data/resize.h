@@ -22,6 +22,12 @@ typedef struct hl_rect {
     int64_t x, y, width, height;
 } hl_rect;
 
+/* What the weights along an axis depend on. */
+typedef struct hl_resize_key {
+    int64_t in_size, out_size, first, count;
+    hl_filter filter;
+} hl_resize_key;
+
 /* The weights along one axis: output pixel i is the sum over k < count[i] of weights[i * taps + k] *
  * input[start[i] + k]. */
 typedef struct hl_resize_axis {
@@ -30,6 +36,7 @@ typedef struct hl_resize_axis {
     double *exact;
     size_t start_capacity, count_capacity, weight_capacity, exact_capacity;
     int64_t taps;
+    hl_resize_key key; /* of the weights held: images of one size follow each other */
 } hl_resize_axis;
 
 /* Buffers used again from call to call; all zeros at the start. */
