@@ -78,7 +78,7 @@ test: all $(TEST_PROGRAMS)
 # The tests again, under the sanitizer this build is for.
 sanitize: $(TEST_PROGRAMS)
 	scripts/run_tests.sh $(TEST_PROGRAMS)
-LOADER_TESTS := $(filter $(BUILD)/tests/data/test_loader%,$(TEST_PROGRAMS))
+LOADER_TESTS := $(filter $(BUILD)/tests/data/test_loader_threads,$(TEST_PROGRAMS))
 sanitize-threads: $(LOADER_TESTS)
 	scripts/run_tests.sh $(LOADER_TESTS)
 
