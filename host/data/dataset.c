@@ -36,6 +36,7 @@ void hl_dataset_destroy(hl_dataset *dataset)
     for (int s = 0; s < HL_SPLIT_COUNT; s++)
         free(dataset->splits[s].items);
     free(dataset->classes);
+    free(dataset->class_counts);
     hl_arena_destroy(dataset->arena);
     free(dataset);
 }
@@ -81,18 +82,22 @@ hl_status hl_dataset_check(const hl_dataset *dataset, const char *path)
     if (dataset->class_count < 2)
         return hl_fail(HL_E_INPUT, path, "give at least two classes", "the only class is \"%s\"",
                        dataset->classes[0]);
-    size_t *counts = calloc(dataset->class_count, sizeof *counts);
-    if (counts == NULL)
-        return hl_fail_nomem("class counts", dataset->class_count * sizeof *counts);
-    for (size_t i = 0; i < train->count; i++)
-        counts[train->items[i].label]++;
-    hl_status status = HL_OK;
-    for (size_t c = 0; c < dataset->class_count && status == HL_OK; c++)
-        if (counts[c] == 0)
-            status = hl_fail(HL_E_INPUT, path, "add training images or remove the class",
-                             "class \"%s\" has no training image", dataset->classes[c]);
-    free(counts);
-    return status;
+    for (size_t c = 0; c < dataset->class_count; c++)
+        if (hl_dataset_count_of_class(dataset, HL_SPLIT_TRAIN, (int32_t)c) == 0)
+            return hl_fail(HL_E_INPUT, path, "add training images or remove the class",
+                           "class \"%s\" has no training image", dataset->classes[c]);
+    return HL_OK;
+}
+
+hl_status hl_dataset_count_classes(hl_dataset *dataset)
+{
+    free(dataset->class_counts);
+    HL_TRY(hl_alloc_array(dataset->class_count * HL_SPLIT_COUNT, sizeof *dataset->class_counts,
+                          "class counts", (void **)&dataset->class_counts));
+    for (size_t s = 0; s < HL_SPLIT_COUNT; s++)
+        for (size_t i = 0; i < dataset->splits[s].count; i++)
+            dataset->class_counts[s * dataset->class_count + (size_t)dataset->splits[s].items[i].label]++;
+    return HL_OK;
 }
 
 /* Marks the samples of one class that go to validation; `members` are their places in the list. */
@@ -146,6 +151,7 @@ hl_status hl_dataset_split_validation(hl_dataset *dataset, double fraction, uint
             train->items[kept++] = train->items[i];
     }
     train->count = kept;
+    status = hl_dataset_count_classes(dataset);
 done:
     free(start);
     free(members);
@@ -202,6 +208,8 @@ hl_status hl_dataset_open(const char *path, const hl_dataset_options *options, h
     HL_TRY(hl_dataset_create(&opened));
     hl_status status = read_layout(opened, path, options);
     if (status == HL_OK)
+        status = hl_dataset_count_classes(opened);
+    if (status == HL_OK)
         status = hl_dataset_check(opened, path);
     if (status == HL_OK && options->val_fraction > 0 && opened->splits[HL_SPLIT_VAL].count == 0)
         status = hl_dataset_split_validation(opened, options->val_fraction, options->seed);
@@ -235,11 +243,9 @@ int64_t hl_dataset_count(const hl_dataset *dataset, hl_split split)
 
 int64_t hl_dataset_count_of_class(const hl_dataset *dataset, hl_split split, int32_t label)
 {
-    const hl_sample_list *list = &dataset->splits[split];
-    int64_t count = 0;
-    for (size_t i = 0; i < list->count; i++)
-        count += list->items[i].label == label;
-    return count;
+    return dataset->class_counts == NULL
+               ? 0
+               : dataset->class_counts[(size_t)split * dataset->class_count + (size_t)label];
 }
 
 const char *hl_dataset_sample_path(const hl_dataset *dataset, hl_split split, int64_t index)

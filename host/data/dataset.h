@@ -26,6 +26,7 @@ struct hl_dataset {
     const char **classes;
     size_t class_count, class_capacity;
     hl_sample_list splits[HL_SPLIT_COUNT];
+    int64_t *class_counts; /* [HL_SPLIT_COUNT, class_count], NULL until hl_dataset_count_classes */
     /* For layouts that are no image files: gives the pixels of a sample, from several threads at once; NULL
      * otherwise. */
     hl_status (*read)(const hl_dataset *dataset, hl_split split, int64_t index, hl_image *image);
@@ -44,7 +45,11 @@ hl_status hl_dataset_read(const hl_dataset *dataset, hl_split split, int64_t ind
  * where the class has two or more, and never all. */
 hl_status hl_dataset_split_validation(hl_dataset *dataset, double fraction, uint64_t seed);
 
-/* Refuses fewer than two classes and a class without a training image; `path` is named in the error. */
+/* Counts the images of each class once all are there; hl_dataset_count_of_class gives 0 before. */
+hl_status hl_dataset_count_classes(hl_dataset *dataset);
+
+/* Refuses fewer than two classes and a class without a training image, by the counts; `path` is named in the
+ * error. */
 hl_status hl_dataset_check(const hl_dataset *dataset, const char *path);
 
 /* The readers. They add classes and samples. */

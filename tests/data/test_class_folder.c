@@ -28,7 +28,7 @@ static hl_dataset *open_tree(const hl_dataset_options *options)
 
 static void refuse_tree(hl_status expected, const char *part)
 {
-    hl_dataset *dataset = (hl_dataset *)&t;
+    hl_dataset *dataset;
     hl_status status = hl_dataset_open(t.root, NULL, &dataset);
     cr_assert_eq(status, expected, "%s: %s", hl_status_text(status), hl_last_error());
     cr_assert_null(dataset);

@@ -103,9 +103,11 @@ Test(image, a_declared_size_over_the_limit_is_refused_before_memory_is_taken)
     bytes = fixture_bytes("png_rgb_8.png", &size);
     /* 65,536 x 65,536, with the checksum of that header. */
     memcpy(bytes, png, 29);
-    memcpy(bytes + 29, "\x96\xb4\x7e\x3e", 4);
+    memcpy(bytes + 29, "\xe3\xe6\xa7\xb4", 4);
     hl_status status = hl_image_decode(&image, bytes, size, "bomb.png");
     cr_assert_eq(status, HL_E_INPUT);
+    cr_assert_not_null(strstr(hl_last_error(), "bomb.png: declares 65536 x 65536 pixels"), "%s",
+                       hl_last_error());
     cr_assert_eq(image.pixel_capacity, 0);
     free(bytes);
 
