@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -198,10 +199,18 @@ static hl_status start_threads(hl_loader *loader)
 {
     int workers = loader->options.workers;
     HL_TRY(hl_alloc_array((size_t)workers, sizeof *loader->threads, "loader", (void **)&loader->threads));
-    for (; loader->thread_count < workers; loader->thread_count++)
-        if (pthread_create(&loader->threads[loader->thread_count], NULL, work, loader) != 0)
-            return hl_fail(HL_E_NOMEM, "loader", "use fewer workers", "thread %d of %d could not be started",
-                           loader->thread_count + 1, workers);
+    /* Signals are for the program's own threads; a new thread begins with the mask of the one that makes it.
+     */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    while (loader->thread_count < workers &&
+           pthread_create(&loader->threads[loader->thread_count], NULL, work, loader) == 0)
+        loader->thread_count++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (loader->thread_count < workers)
+        return hl_fail(HL_E_NOMEM, "loader", "use fewer workers", "thread %d of %d could not be started",
+                       loader->thread_count + 1, workers);
     return HL_OK;
 }
 

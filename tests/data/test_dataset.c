@@ -76,3 +76,31 @@ Test(dataset, a_validation_fraction_out_of_range_is_refused)
         cr_assert_eq(hl_dataset_open("tests", &options, &dataset), HL_E_ARG);
     }
 }
+
+static hl_status read_square(const hl_dataset *dataset, hl_split split, int64_t index, hl_image *image)
+{
+    HL_TRY(hl_image_reserve(image, 2, 1, dataset->splits[split].items[index].path));
+    memset(image->pixels, *(const int *)dataset->source + (int)index, 6);
+    return HL_OK;
+}
+
+static void forget_source(void *source)
+{
+    *(int *)source = -1;
+}
+
+Test(dataset, a_layout_without_image_files_gives_its_pixels_itself)
+{
+    int source = 40;
+    hl_image image = {0};
+    hl_dataset *dataset = make();
+    dataset->read = read_square;
+    dataset->source = &source;
+    dataset->free_source = forget_source;
+    cr_assert_eq(hl_dataset_read(dataset, HL_SPLIT_TRAIN, 2, &image), HL_OK);
+    cr_assert_eq(image.width, 2);
+    cr_assert_eq(image.pixels[5], 42);
+    hl_dataset_destroy(dataset);
+    cr_assert_eq(source, -1);
+    hl_image_clear(&image);
+}

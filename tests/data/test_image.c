@@ -141,3 +141,35 @@ Test(image, what_is_no_readable_file_is_named_in_the_error)
     cr_assert_not_null(strstr(hl_last_error(), "not a regular file"));
     hl_image_clear(&image);
 }
+
+/* Where the last scan of a JPEG file begins. */
+static size_t last_scan(const uint8_t *bytes, size_t size)
+{
+    size_t found = 0;
+    for (size_t i = 0; i + 1 < size; i++)
+        if (bytes[i] == 0xff && bytes[i + 1] == 0xda)
+            found = i;
+    return found;
+}
+
+Test(image, a_jpeg_file_of_very_many_scans_is_refused)
+{
+    enum { REPEATS = 200 };
+    size_t size, start;
+    uint8_t *bytes = fixture_bytes("jpeg_progressive.jpg", &size);
+    start = last_scan(bytes, size);
+    /* The last scan without the end marker, over and over. */
+    size_t scan = size - 2 - start;
+    uint8_t *many = malloc(start + REPEATS * scan + 2);
+    memcpy(many, bytes, start);
+    for (size_t i = 0; i < REPEATS; i++)
+        memcpy(many + start + i * scan, bytes + start, scan);
+    memcpy(many + start + REPEATS * scan, bytes + size - 2, 2);
+    hl_image image = {0};
+    cr_assert_eq(hl_image_decode(&image, many, start + REPEATS * scan + 2, "slow.jpg"), HL_E_INPUT);
+    cr_assert_not_null(strstr(hl_last_error(), "slow.jpg: not a whole JPEG image: too many scans"), "%s",
+                       hl_last_error());
+    free(many);
+    free(bytes);
+    hl_image_clear(&image);
+}
