@@ -6,30 +6,32 @@
 
 /* Rows are first summed in short runs, so that the rounding error grows with the number of runs and not of
  * rows. */
-enum { TILE = 64, RUN = 64 };
+enum { TILE = 64, STRIP = 16, RUN = 64 };
 
 #define COLUMN_SUMS(name, type, load)                                                                        \
-    HL_CLONES static void name(const type *restrict dy, int64_t rows, int64_t channels, float *restrict sum) \
+    static inline __attribute__((always_inline)) void name##_tile(                                           \
+        const type *restrict dy, int64_t rows, int64_t stride, float *restrict sum, int64_t width)           \
+    {                                                                                                        \
+        float acc[TILE] = {0};                                                                               \
+        for (int64_t r = 0; r < rows; r++)                                                                   \
+            for (int64_t t = 0; t < width; t++)                                                              \
+                acc[t] += load(dy[r * stride + t]);                                                          \
+        for (int64_t t = 0; t < width; t++)                                                                  \
+            sum[t] += acc[t];                                                                                \
+    }                                                                                                        \
+    HL_CLONES static void name(const type *dy, int64_t rows, int64_t channels, float *sum)                   \
     {                                                                                                        \
         for (int64_t c = 0; c < channels; c++)                                                               \
             sum[c] = 0.0f;                                                                                   \
         for (int64_t run = 0; run < rows; run += RUN) {                                                      \
-            int64_t end = run + RUN < rows ? run + RUN : rows;                                               \
-            for (int64_t c = 0; c < channels; c += TILE) {                                                   \
-                int64_t width = channels - c < TILE ? channels - c : TILE;                                   \
-                float acc[TILE] = {0};                                                                       \
-                if (width == TILE) {                                                                         \
-                    for (int64_t r = run; r < end; r++)                                                      \
-                        for (int64_t t = 0; t < TILE; t++)                                                   \
-                            acc[t] += load(dy[r * channels + c + t]);                                        \
-                } else {                                                                                     \
-                    for (int64_t r = run; r < end; r++)                                                      \
-                        for (int64_t t = 0; t < width; t++)                                                  \
-                            acc[t] += load(dy[r * channels + c + t]);                                        \
-                }                                                                                            \
-                for (int64_t t = 0; t < width; t++)                                                          \
-                    sum[c + t] += acc[t];                                                                    \
-            }                                                                                                \
+            int64_t count = rows - run < RUN ? rows - run : RUN, c = 0;                                      \
+            const type *from = dy + run * channels;                                                          \
+            for (; channels - c >= TILE; c += TILE)                                                          \
+                name##_tile(from + c, count, channels, sum + c, TILE);                                       \
+            for (; channels - c >= STRIP; c += STRIP)                                                        \
+                name##_tile(from + c, count, channels, sum + c, STRIP);                                      \
+            if (c < channels)                                                                                \
+                name##_tile(from + c, count, channels, sum + c, channels - c);                               \
         }                                                                                                    \
     }
 

@@ -1,6 +1,8 @@
 /* CONV_DATA and CONV_WEIGHT: the two gradients of convolutions and linear layers. */
 #include <stdlib.h>
+#include <string.h>
 
+#include "backend/cpu/conv_depthwise.h"
 #include "backend/cpu/conv_form.h"
 
 static hl_status check_count(const hl_step *step)
@@ -124,33 +126,103 @@ done:
     return status;
 }
 
-static hl_status prepare(hl_cpu *cpu, hl_step *step, bool weight)
+static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
 {
-    const hl_tensor *x = weight ? step->in[0] : step->out[0], *y = weight ? step->in[1] : step->in[0];
     hl_conv_form form;
-    hl_conv_form_make(&step->conv, x->shape, y->shape, &form);
+    hl_conv_form_make(&step->conv, step->out[0]->shape, step->in[0]->shape, &form);
     hl_dnnl_exec *exec = calloc(1, sizeof *exec);
     if (exec == NULL)
         return hl_fail_nomem(step->name, sizeof *exec);
     step->exec = exec;
-    hl_status status =
-        weight ? assemble_weight(cpu, step, &form, exec) : assemble_data(cpu, step, &form, exec);
-    if (status != HL_OK) {
-        hl_dnnl_step_release(cpu, step);
-        return status;
-    }
+    hl_status status = assemble_data(cpu, step, &form, exec);
     step->scratch_bytes = exec->scratch_bytes;
-    return HL_OK;
+    if (status != HL_OK)
+        hl_dnnl_step_release(cpu, step);
+    return status;
 }
 
-static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
+/* A weight gradient is done by oneDNN, or by loops of ours where `depthwise` is set. */
+typedef struct weight_exec {
+    hl_dnnl_exec exec;
+    hl_depthwise *depthwise;
+} weight_exec;
+
+static void release_weight(hl_cpu *cpu, hl_step *step)
 {
-    return prepare(cpu, step, false);
+    (void)cpu;
+    weight_exec *w = step->exec;
+    if (w != NULL) {
+        hl_dnnl_exec_release(&w->exec);
+        hl_depthwise_destroy(w->depthwise);
+    }
+    free(w);
+    step->exec = NULL;
+}
+
+/* Is oneDNN's choice one of its kernels made for depthwise convolutions ("jit_dw:...")? They are the fastest;
+ * what it takes otherwise (windows wider than 3, dilation) runs at a few GFLOP/s. */
+static bool has_depthwise_kernel(const hl_cpu *cpu, const hl_step *step, const hl_conv_form *form)
+{
+    const hl_tensor *in_x = step->in[0], *in_y = step->in[1];
+    dnnl_memory_desc_t x, y, w;
+    dnnl_primitive_desc_t pd;
+    if (in_x->elem != in_y->elem ||
+        hl_dnnl_activation_desc(step, in_x->shape, in_x->elem, false, &x) != HL_OK ||
+        hl_dnnl_activation_desc(step, in_y->shape, in_y->elem, false, &y) != HL_OK ||
+        hl_conv_weights_any(step, form, dnnl_f32, &w) != HL_OK ||
+        choose(cpu, step, form, dnnl_backward_weights, &x, &w, &y, &pd) != HL_OK)
+        return false;
+    bool has = strstr(hl_dnnl_impl(pd), "_dw") != NULL;
+    dnnl_primitive_desc_destroy(pd);
+    return has;
+}
+
+static hl_status prepare_depthwise(hl_step *step, const hl_conv_form *form, weight_exec *w)
+{
+    hl_tensor *dw = step->out[0];
+    dnnl_memory_desc_t plain;
+    HL_TRY(hl_dnnl_plain_desc(step, form->weight_ndims, form->weight_dims, dnnl_f32, &plain));
+    if (dw->native == NULL)
+        HL_TRY(hl_dnnl_set_native(step, dw, &plain));
+    return hl_depthwise_create(step, &w->depthwise, &step->scratch_bytes);
 }
 
 static hl_status prepare_weight(hl_cpu *cpu, hl_step *step)
 {
-    return prepare(cpu, step, true);
+    hl_conv_form form;
+    hl_conv_form_make(&step->conv, step->in[0]->shape, step->in[1]->shape, &form);
+    weight_exec *w = calloc(1, sizeof *w);
+    if (w == NULL)
+        return hl_fail_nomem(step->name, sizeof *w);
+    step->exec = w;
+    hl_status status;
+    if (hl_depthwise_takes(step) && !has_depthwise_kernel(cpu, step, &form)) {
+        status = prepare_depthwise(step, &form, w);
+    } else {
+        status = assemble_weight(cpu, step, &form, &w->exec);
+        step->scratch_bytes = w->exec.scratch_bytes;
+    }
+    if (status != HL_OK)
+        release_weight(cpu, step);
+    return status;
+}
+
+static hl_status bind_weight(hl_cpu *cpu, hl_step *step, void *scratch)
+{
+    weight_exec *w = step->exec;
+    if (w->depthwise == NULL)
+        return hl_dnnl_exec_bind(cpu, step, &w->exec, scratch);
+    hl_depthwise_bind(w->depthwise, scratch);
+    return HL_OK;
+}
+
+static hl_status run_weight(hl_cpu *cpu, hl_step *step)
+{
+    const weight_exec *w = step->exec;
+    if (w->depthwise == NULL)
+        return hl_dnnl_exec_run(cpu, step, &w->exec);
+    hl_depthwise_run(w->depthwise, step);
+    return HL_OK;
 }
 
 const hl_cpu_op hl_cpu_conv_data = {.check = check_data,
@@ -161,6 +233,6 @@ const hl_cpu_op hl_cpu_conv_data = {.check = check_data,
 
 const hl_cpu_op hl_cpu_conv_weight = {.check = check_weight,
                                       .prepare = prepare_weight,
-                                      .bind = hl_dnnl_step_bind,
-                                      .run = hl_dnnl_step_run,
-                                      .release = hl_dnnl_step_release};
+                                      .bind = bind_weight,
+                                      .run = run_weight,
+                                      .release = release_weight};

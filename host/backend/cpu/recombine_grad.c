@@ -9,7 +9,7 @@
 
 /* Rows are first summed in short runs, so that the rounding error grows with the number of runs and not of
  * rows. */
-enum { TILE = 32, RUN = 64 };
+enum { TILE = 32, STRIP = 16, RUN = 64 };
 
 typedef struct recombine_grad {
     hl_recombine_form form;
@@ -81,6 +81,8 @@ static void release(hl_cpu *cpu, hl_step *step)
                 int64_t t = 0;                                                                               \
                 for (; outputs - t >= TILE; t += TILE)                                                       \
                     name##_tile(d + t, f->channels, from + t, f->subfunctions, to + t, rows, TILE);          \
+                for (; outputs - t >= STRIP; t += STRIP)                                                     \
+                    name##_tile(d + t, f->channels, from + t, f->subfunctions, to + t, rows, STRIP);         \
                 if (t < outputs)                                                                             \
                     name##_tile(d + t, f->channels, from + t, f->subfunctions, to + t, rows, outputs - t);   \
             }                                                                                                \
