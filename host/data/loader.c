@@ -25,8 +25,9 @@ typedef struct slot {
     uint8_t *images, *flips, *good;
     int32_t *labels;
     int64_t *indices;
-    int64_t batch, count, pending; /* pending: images that are not finished */
-    int64_t failed_at;             /* the first image that could not be decoded, -1 */
+    int64_t batch, first, count; /* first: the place of its first image in the order of the epoch */
+    int64_t pending;             /* images that are not finished */
+    int64_t failed_at;           /* the first image that could not be decoded, -1 */
     slot_state state;
     hl_status status;
     char message[MESSAGE_SIZE];
@@ -54,11 +55,16 @@ struct hl_loader {
     bool running, stopping;
 };
 
-/* The images of batch b; the last may be shorter. */
-static int64_t images_in_batch(const hl_loader *loader, int64_t batch)
+/* The part of a batch that this rank makes: places first .. first + the returned count in the order of the
+ * epoch. */
+static int64_t part_of_batch(const hl_loader *loader, int64_t batch, int64_t *first)
 {
-    int64_t left = loader->sample_count - batch * loader->options.batch_size;
-    return left < loader->options.batch_size ? left : loader->options.batch_size;
+    int64_t rank = loader->options.rank, ranks = loader->options.ranks,
+            whole = loader->options.batch_size * ranks;
+    int64_t begin = batch * whole, count = loader->sample_count - begin;
+    count = count < whole ? count : whole;
+    *first = begin + count * rank / ranks;
+    return begin + count * (rank + 1) / ranks - *first;
 }
 
 /* Under the lock: takes the next image to make, and opens its batch's slot if it is the first there. */
@@ -72,9 +78,14 @@ static bool take_image(hl_loader *loader, slot **taken, int64_t *place)
             return false;
         s->state = SLOT_FILLING;
         s->batch = loader->next_batch;
-        s->count = s->pending = images_in_batch(loader, s->batch);
+        s->count = s->pending = part_of_batch(loader, s->batch, &s->first);
         s->failed_at = -1;
         s->status = HL_OK;
+        if (s->count == 0) {
+            loader->next_batch++;
+            pthread_cond_broadcast(&loader->progress);
+            return false;
+        }
     }
     *taken = s;
     *place = loader->next_image++;
@@ -88,7 +99,7 @@ static bool take_image(hl_loader *loader, slot **taken, int64_t *place)
 static hl_status make_image(hl_loader *loader, hl_image *image, hl_resizer *resizer, slot *s, int64_t place)
 {
     const hl_loader_options *options = &loader->options;
-    int64_t index = loader->order[s->batch * options->batch_size + place];
+    int64_t index = loader->order[s->first + place];
     uint8_t *pixels = s->images + (size_t)place * loader->image_bytes;
     s->indices[place] = index;
     s->labels[place] = loader->dataset->splits[options->split].items[index].label;
@@ -218,6 +229,7 @@ static hl_status check_options(const hl_dataset *dataset, hl_loader_options *opt
 {
     HL_TRY(hl_transform_check(&options->transform));
     options->workers = options->workers == 0 ? 1 : options->workers;
+    options->ranks = options->ranks == 0 ? 1 : options->ranks;
     options->depth = options->depth == 0 ? DEFAULT_DEPTH : options->depth;
     options->cache_bytes = options->cache_bytes == 0 ? DEFAULT_CACHE_BYTES : options->cache_bytes;
     if (options->workers < 1 || options->workers > MAX_WORKERS)
@@ -229,13 +241,16 @@ static hl_status check_options(const hl_dataset *dataset, hl_loader_options *opt
     if (options->batch_size < 1 || options->batch_size > INT32_MAX)
         return hl_fail(HL_E_ARG, "batch size", NULL, "%lld is not between 1 and %d",
                        (long long)options->batch_size, INT32_MAX);
-    int64_t count = hl_dataset_count(dataset, options->split);
+    if (options->ranks < 1 || options->rank < 0 || options->rank >= options->ranks)
+        return hl_fail(HL_E_ARG, "loader", NULL, "rank %d of %d does not exist", options->rank,
+                       options->ranks);
+    int64_t count = hl_dataset_count(dataset, options->split), whole = options->batch_size * options->ranks;
     if (count == 0)
         return hl_fail(HL_E_INPUT, hl_dataset_name(dataset), "give the data such a split or use another",
                        "has no %s images", hl_split_name(options->split));
     if (count > UINT32_MAX)
         return hl_fail(HL_E_UNSUPPORTED, hl_dataset_name(dataset), NULL, "has more than 2^32 images");
-    if (options->drop_last && count < options->batch_size)
+    if (options->drop_last && count < whole)
         return hl_fail(HL_E_ARG, "batch size", "use a smaller one",
                        "%lld is more than the %lld %s images of %s", (long long)options->batch_size,
                        (long long)count, hl_split_name(options->split), hl_dataset_name(dataset));
@@ -250,7 +265,7 @@ hl_status hl_loader_create(const hl_dataset *dataset, const hl_loader_options *o
     hl_loader *loader = calloc(1, sizeof *loader);
     if (loader == NULL)
         return hl_fail_nomem("loader", sizeof *loader);
-    int64_t side = checked.transform.crop, batch = checked.batch_size;
+    int64_t side = checked.transform.crop, batch = checked.batch_size * checked.ranks;
     loader->dataset = dataset;
     loader->options = checked;
     loader->image_bytes = (size_t)side * (size_t)side * 3;
@@ -353,7 +368,7 @@ static hl_status wait_for_batch(hl_loader *loader, slot **ready)
             return hl_fail_text(s->status, s->message);
         close_gaps(loader, s);
         loader->next_out++;
-        if (s->count > 0) {
+        if (s->count > 0 || loader->options.ranks > 1) {
             s->state = SLOT_HELD;
             *ready = s;
             return HL_OK;
@@ -367,7 +382,7 @@ static hl_status wait_for_batch(hl_loader *loader, slot **ready)
 hl_status hl_loader_next(hl_loader *loader, hl_batch *batch)
 {
     slot *s = NULL;
-    *batch = (hl_batch){0};
+    *batch = (hl_batch){.number = -1};
     pthread_mutex_lock(&loader->lock);
     hl_status status = loader->running
                            ? wait_for_batch(loader, &s)
@@ -381,13 +396,13 @@ hl_status hl_loader_next(hl_loader *loader, hl_batch *batch)
 void hl_loader_release(hl_loader *loader, hl_batch *batch)
 {
     pthread_mutex_lock(&loader->lock);
-    slot *s = &loader->slots[batch->number % loader->options.depth];
+    slot *s = &loader->slots[batch->number < 0 ? 0 : batch->number % loader->options.depth];
     if (batch->images != NULL && s->state == SLOT_HELD && s->batch == batch->number) {
         s->state = SLOT_FREE;
         pthread_cond_broadcast(&loader->work);
     }
     pthread_mutex_unlock(&loader->lock);
-    *batch = (hl_batch){0};
+    *batch = (hl_batch){.number = -1};
 }
 
 int64_t hl_loader_batch_count(const hl_loader *loader)

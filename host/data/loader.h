@@ -5,10 +5,13 @@
  * nothing is allocated but what the decoders take. One thread consumes:
  *
  *   hl_loader_start_epoch(loader, epoch, 0);
- *   while ((status = hl_loader_next(loader, &batch)) == HL_OK && batch.count > 0) {
+ *   while ((status = hl_loader_next(loader, &batch)) == HL_OK && batch.number >= 0) {
  *       ... use batch.images ...
  *       hl_loader_release(loader, &batch);
  *   }
+ *
+ * A batch all of whose images were bad and skipped is passed over, except with several ranks, which all must
+ * make the same steps.
  */
 #ifndef HL_DATA_LOADER_H
 #define HL_DATA_LOADER_H
@@ -36,7 +39,11 @@ typedef struct hl_loader_memory {
 typedef struct hl_loader_options {
     hl_split split;
     hl_transform transform;
-    int64_t batch_size;
+    int64_t batch_size; /* of this process */
+    /* Of `ranks` processes (0: 1) this is number `rank`. Together they make the batches that one process
+     * makes with batch_size * ranks; each takes an equal part of every batch, to within one image of the
+     * last. */
+    int rank, ranks;
     int workers; /* 0: 1 */
     int depth;   /* buffers in the ring, so at most this many batches unreleased; 0: 3 */
     uint64_t seed;

@@ -58,7 +58,7 @@ static epoch_copy *copy_epoch(hl_loader *loader, uint32_t epoch, int64_t first)
     cr_assert_eq(hl_loader_start_epoch(loader, epoch, first), HL_OK);
     while (true) {
         cr_assert_eq(hl_loader_next(loader, &batch), HL_OK, "%s", hl_last_error());
-        if (batch.count == 0)
+        if (batch.number < 0)
             return copy;
         int64_t b = copy->batches++;
         size_t n = (size_t)batch.count;
@@ -70,6 +70,7 @@ static epoch_copy *copy_epoch(hl_loader *loader, uint32_t epoch, int64_t first)
         memcpy(copy->images[b], batch.images, n * BYTES);
         hl_loader_release(loader, &batch);
         cr_assert_eq(batch.count, 0);
+        cr_assert_eq(batch.number, -1);
     }
 }
 
@@ -328,4 +329,44 @@ Test(loader, wrong_options_are_refused)
     options.drop_last = true;
     cr_assert_eq(hl_loader_create(dataset, &options, &loader), HL_E_ARG);
     cr_assert_null(loader);
+}
+
+Test(loader, several_ranks_share_the_batches_that_one_process_makes)
+{
+    enum { RANKS = 3 };
+    hl_loader_options options = options_with(HL_AUGMENT_STANDARD, 2);
+    options.batch_size = 3;
+    hl_loader *loaders[RANKS];
+    epoch_copy *parts[RANKS];
+    for (int r = 0; r < RANKS; r++) {
+        hl_loader_options of_rank = options;
+        of_rank.batch_size = 1;
+        of_rank.rank = r;
+        of_rank.ranks = RANKS;
+        loaders[r] = create(&of_rank);
+        parts[r] = copy_epoch(loaders[r], 1, 0);
+    }
+    hl_loader *loader = create(&options);
+    epoch_copy *whole = copy_epoch(loader, 1, 0);
+    /* 23 images: seven batches of three, and a last one of two. */
+    cr_assert_eq(whole->batches, 8);
+    for (int64_t b = 0; b < whole->batches; b++) {
+        int64_t at = 0;
+        for (int r = 0; r < RANKS; r++) {
+            cr_assert_eq(parts[r]->batches, 8);
+            for (int64_t i = 0; i < parts[r]->count[b]; i++, at++) {
+                cr_assert_eq(parts[r]->indices[b][i], whole->indices[b][at]);
+                cr_assert_arr_eq(parts[r]->images[b][i], whole->images[b][at], BYTES);
+            }
+        }
+        cr_assert_eq(at, whole->count[b]);
+    }
+    for (int r = 0; r < RANKS; r++) {
+        free(parts[r]);
+        hl_loader_destroy(loaders[r]);
+    }
+    free(whole);
+    hl_loader_destroy(loader);
+    options.rank = 1;
+    cr_assert_eq(hl_loader_create(dataset, &options, &loader), HL_E_ARG);
 }

@@ -39,7 +39,7 @@ static uint64_t run_epoch(hl_loader *loader, uint32_t epoch, int64_t batches)
     hl_batch batch;
     if (hl_loader_start_epoch(loader, epoch, 0) != HL_OK)
         return 0;
-    for (int64_t b = 0; b < batches && hl_loader_next(loader, &batch) == HL_OK && batch.count > 0; b++) {
+    for (int64_t b = 0; b < batches && hl_loader_next(loader, &batch) == HL_OK && batch.number >= 0; b++) {
         for (int64_t i = 0; i < batch.count; i++)
             sum = (sum ^ (uint64_t)batch.indices[i] ^ batch.flips[i]) * 1099511628211u;
         for (int64_t i = 0; i < batch.count * SIDE * SIDE * 3; i++)
