@@ -9,19 +9,20 @@
 
 /* dW[c, ky, kx] = sum over n, oy, ox of dy[n, oy, ox, c] x[n, oy sh + ky dh - top, ox sw + kx dw - left, c].
  *
- * One row of outputs and TILE channels at a time: the row of dy and the row of x are widened to float32 in
- * buffers that stay in the first-level cache, x with its padding, so that the loop over pixels has no edges.
- * Sums over a row go to the partial sums of a block of rows, those are added in order: the result does not
- * depend on the number of threads. */
+ * TILE channels at a time, rows of dy and x are widened to float32 in buffers that stay near the core: one
+ * row of dy, and the rows of x under the window, with their padding, so that the loop over pixels has no
+ * edges and each row is widened once. Sums over a row go to the partial sums of a block of rows, those are
+ * added in order: the result does not depend on the number of threads. */
 enum { TILE = 32, MAX_BLOCKS = 16 };
 
 struct hl_depthwise {
-    int64_t rows, blocks; /* rows of outputs, n h; blocks of them */
-    int64_t tiles, taps;  /* kh kw */
-    int64_t x_pixels;     /* of a buffered row, padding included */
-    size_t partial_bytes; /* of one block: [tile][tap][TILE] */
-    size_t buffer_bytes;  /* of one block: a row of x and a row of dy */
-    unsigned char *partial, *buffers;
+    int64_t rows, blocks;     /* rows of outputs, n h; blocks of them */
+    int64_t tiles, taps;      /* kh kw */
+    int64_t x_rows, x_pixels; /* buffered at once; padding included */
+    size_t partial_floats;    /* of one block: [tile][tap][TILE] */
+    size_t buffer_floats;     /* of one block: [x_rows][x_pixels][TILE] of x, then a row of dy */
+    float *partial, *buffers;
+    int64_t *held; /* [block][x_rows]: which row of x a buffer holds, n h + iy */
 };
 
 bool hl_depthwise_takes(const hl_step *step)
@@ -42,10 +43,12 @@ hl_status hl_depthwise_create(const hl_step *step, hl_depthwise **depthwise, siz
     d->blocks = d->rows < MAX_BLOCKS ? d->rows : MAX_BLOCKS;
     d->tiles = (y.c + TILE - 1) / TILE;
     d->taps = w->kh * w->kw;
+    d->x_rows = (w->kh - 1) * w->dh + 1;
     d->x_pixels = (y.w - 1) * w->sw + (w->kw - 1) * w->dw + 1;
-    d->partial_bytes = (size_t)(d->tiles * d->taps * TILE) * sizeof(float);
-    d->buffer_bytes = (size_t)((d->x_pixels + y.w) * TILE) * sizeof(float);
-    *scratch_bytes = (size_t)d->blocks * (d->partial_bytes + d->buffer_bytes);
+    d->partial_floats = (size_t)(d->tiles * d->taps * TILE);
+    d->buffer_floats = (size_t)((d->x_rows * d->x_pixels + y.w) * TILE);
+    *scratch_bytes = (size_t)d->blocks * ((d->partial_floats + d->buffer_floats) * sizeof(float) +
+                                          (size_t)d->x_rows * sizeof(int64_t));
     return HL_OK;
 }
 
@@ -57,7 +60,8 @@ void hl_depthwise_destroy(hl_depthwise *d)
 void hl_depthwise_bind(hl_depthwise *d, void *scratch)
 {
     d->partial = scratch;
-    d->buffers = d->partial + (size_t)d->blocks * d->partial_bytes;
+    d->buffers = d->partial + (size_t)d->blocks * d->partial_floats;
+    d->held = (int64_t *)(d->buffers + (size_t)d->blocks * d->buffer_floats);
 }
 
 /* `pixels` pixels of `width` channels, `stride` apart in memory, as float32 TILE apart; channels beyond the
@@ -135,29 +139,31 @@ static void row_sums(const float *dy, const float *x, int64_t pixels, const hl_w
         taps1(dy, x + k * w->dw * TILE, pixels, w->sw, w->dw, sum + k * TILE);
 }
 
-static void block_sums(const hl_depthwise *d, const hl_step *step, int64_t block)
+/* Channels [c, c + width) of output rows [first, last). */
+static void tile_sums(const hl_depthwise *d, const hl_step *step, int64_t block, int64_t first, int64_t last,
+                      int64_t c, int64_t width, float *sum)
 {
     const hl_tensor *x = step->in[0], *dy = step->in[1];
     const hl_window *w = &step->conv.window;
     hl_shape ys = dy->shape, xs = x->shape;
-    float *partial = (float *)(d->partial + (size_t)block * d->partial_bytes);
-    float *x_row = (float *)(d->buffers + (size_t)block * d->buffer_bytes),
-          *dy_row = x_row + d->x_pixels * TILE;
-    memset(partial, 0, d->partial_bytes);
-    int64_t first = hl_row_block_first(d->rows, d->blocks, block);
-    int64_t last = hl_row_block_first(d->rows, d->blocks, block + 1);
+    float *x_buffer = d->buffers + (size_t)block * d->buffer_floats;
+    float *dy_row = x_buffer + d->x_rows * d->x_pixels * TILE;
+    int64_t *held = d->held + block * d->x_rows;
+    for (int64_t slot = 0; slot < d->x_rows; slot++)
+        held[slot] = -1;
     for (int64_t row = first; row < last; row++) {
         int64_t n = row / ys.h, oy = row % ys.h;
-        for (int64_t tile = 0; tile < d->tiles; tile++) {
-            int64_t c = tile * TILE, width = ys.c - c < TILE ? ys.c - c : TILE;
-            widen(dy, row * ys.w * ys.c + c, ys.w, width, dy_row);
-            for (int64_t ky = 0; ky < w->kh; ky++) {
-                int64_t iy = oy * w->sh + ky * w->dh - w->top;
-                if (iy < 0 || iy >= xs.h)
-                    continue;
-                widen_padded(x, n * xs.h + iy, w->left, d->x_pixels, c, width, x_row);
-                row_sums(dy_row, x_row, ys.w, w, partial + (tile * d->taps + ky * w->kw) * TILE);
-            }
+        widen(dy, row * ys.w * ys.c + c, ys.w, width, dy_row);
+        for (int64_t ky = 0; ky < w->kh; ky++) {
+            int64_t iy = oy * w->sh + ky * w->dh - w->top;
+            if (iy < 0 || iy >= xs.h)
+                continue;
+            int64_t slot = iy % d->x_rows, x_row = n * xs.h + iy;
+            float *at = x_buffer + slot * d->x_pixels * TILE;
+            if (held[slot] != x_row)
+                widen_padded(x, x_row, w->left, d->x_pixels, c, width, at);
+            held[slot] = x_row;
+            row_sums(dy_row, at, ys.w, w, sum + ky * w->kw * TILE);
         }
     }
 }
@@ -166,13 +172,20 @@ void hl_depthwise_run(const hl_depthwise *d, const hl_step *step)
 {
     int64_t channels = step->in[1]->shape.c;
     float *dw = step->out[0]->data;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t b = 0; b < d->blocks; b++)
-        block_sums(d, step, b);
-    const float *partial = (const float *)d->partial;
-    int64_t stride = (int64_t)(d->partial_bytes / sizeof(float));
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < d->blocks; b++) {
+        int64_t first = hl_row_block_first(d->rows, d->blocks, b),
+                last = hl_row_block_first(d->rows, d->blocks, b + 1);
+        float *partial = d->partial + (size_t)b * d->partial_floats;
+        memset(partial, 0, d->partial_floats * sizeof *partial);
+        for (int64_t tile = 0; tile < d->tiles; tile++) {
+            int64_t c = tile * TILE, width = channels - c < TILE ? channels - c : TILE;
+            tile_sums(d, step, b, first, last, c, width, partial + tile * d->taps * TILE);
+        }
+    }
+    int64_t stride = (int64_t)d->partial_floats;
     for (int64_t c = 0; c < channels; c++)
         for (int64_t k = 0; k < d->taps; k++)
             dw[c * d->taps + k] =
-                hl_row_blocks_sum(partial, d->blocks, stride, (c / TILE * d->taps + k) * TILE + c % TILE);
+                hl_row_blocks_sum(d->partial, d->blocks, stride, (c / TILE * d->taps + k) * TILE + c % TILE);
 }
