@@ -1,5 +1,6 @@
 #include "io/pytorch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,7 +291,9 @@ static hl_status check_bounds(const hl_torch_file *file, const char *name, const
 static hl_status add_tensor(hl_torch_file *file, const char *name, const view *v)
 {
     size_t count, bytes;
-    HL_TRY(hl_tensor_extent(name, v->dtype, v->ndim, v->shape, &count, &bytes));
+    char what[512];
+    snprintf(what, sizeof what, "%s: tensor '%s'", file->what, name);
+    HL_TRY(hl_tensor_extent(what, v->dtype, v->ndim, v->shape, &count, &bytes));
     if (count == 0)
         return hl_tensor_map_add_ref(file->map, name, v->dtype, v->ndim, v->shape, NULL);
     const hl_torch_storage *storage = &file->storages[v->storage];

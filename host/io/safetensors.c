@@ -1,6 +1,7 @@
 #include "io/safetensors.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,10 +85,12 @@ static hl_status read_tensor(reader *r, const char *name, const json_t *entry)
     int64_t shape[HL_TENSOR_MAX_NDIM];
     span *where = &r->spans[r->span_count];
     size_t bytes;
+    char what[512];
+    snprintf(what, sizeof what, "%s: tensor '%s'", r->what, name);
     HL_TRY(read_dtype(r, name, entry, &dtype));
     HL_TRY(read_shape(r, name, entry, &ndim, shape));
     HL_TRY(read_span(r, name, entry, where));
-    HL_TRY(hl_tensor_extent(r->what, dtype, ndim, shape, NULL, &bytes));
+    HL_TRY(hl_tensor_extent(what, dtype, ndim, shape, NULL, &bytes));
     if (bytes != where->end - where->begin)
         return hl_fail(HL_E_INPUT, r->what, "download or save the file again",
                        "tensor '%s': its shape takes %zu bytes, its offsets span %llu", name, bytes,
