@@ -132,7 +132,8 @@ typedef enum hl_step_kind {
     /* MUL_GRAD: in: 0 dy, 1 a, 2 b. out: 0 da, 1 db (summed over h, w where b is [N,1,1,C]); either may be
        NULL. */
     HL_STEP_MUL_GRAD,
-    /* CONCAT_GRAD: in 0 dy. out k = its channels of input k, or NULL where no gradient is wanted. */
+    /* CONCAT_GRAD: in 0 dy. out k = its channels of input k (concat.widths[k] many), or NULL where no
+       gradient is wanted. */
     HL_STEP_CONCAT_GRAD,
     /* DROPOUT_GRAD: out 0 = in 0 * the forward pass's mask. in 0 dy. */
     HL_STEP_DROPOUT_GRAD,
@@ -222,6 +223,9 @@ typedef struct hl_step {
             float p;
             uint32_t id;
         } dropout;
+        struct {
+            const int64_t *widths; /* CONCAT_GRAD: channels of each input */
+        } concat;
         struct {
             float smoothing;
         } loss;

@@ -193,6 +193,17 @@ static hl_status act_backward(backward *b, const hl_unit *unit)
     return arrive(b, unit->in[0], dz);
 }
 
+static hl_status concat_widths(backward *b, const hl_unit *unit, const int64_t **widths)
+{
+    int64_t *w = hl_arena_take(b->code->arena, (size_t)unit->in_count * sizeof *w);
+    if (w == NULL)
+        return HL_E_NOMEM;
+    for (int i = 0; i < unit->in_count; i++)
+        w[i] = b->code->units.graph->nodes[unit->in[i]]->shape.c;
+    *widths = w;
+    return HL_OK;
+}
+
 /* Operations with one step: dy and `extra` forward tensors in, the gradients of all inputs out. */
 static hl_status simple_backward(backward *b, const hl_unit *unit, hl_step_kind kind, hl_tensor *const *extra,
                                  int extra_count)
@@ -210,6 +221,8 @@ static hl_status simple_backward(backward *b, const hl_unit *unit, hl_step_kind 
                                     .max = unit->node->pool_max,
                                     .count_padding = unit->node->count_padding};
     }
+    if (kind == HL_STEP_CONCAT_GRAD)
+        HL_TRY(concat_widths(b, unit, &step->concat.widths));
     step->in[0] = dy;
     for (int i = 0; i < extra_count; i++)
         step->in[1 + i] = extra[i];

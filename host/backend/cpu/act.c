@@ -1,0 +1,108 @@
+/* ACT, and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
+#include "backend/cpu/act_math.h"
+#include "backend/cpu/simd.h"
+#include "backend/cpu/tile.h"
+
+static hl_status check(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    return hl_tile_check(step);
+}
+
+HL_CLONES static void act_tile(hl_act act, float *v, int64_t count)
+{
+    hl_act_run(act, v, count);
+}
+
+static hl_status act_run(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    const hl_tensor *x = step->in[0], *y = step->out[0];
+    int64_t count = hl_tensor_count(y);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE) {
+        float v[HL_TILE];
+        int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
+        hl_tile_load(x, at, n, v);
+        act_tile(step->act.act, v, n);
+        hl_tile_store(y, at, n, v);
+    }
+    return HL_OK;
+}
+
+/* g *= act'(.), where v is the activation's output for those with hl_act_from_output and its input for the
+ * rest. At the kinks the derivatives are PyTorch's (docs/numerics.md). A NaN in v gives a NaN or passes g on,
+ * as there. */
+HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *restrict g, int64_t count)
+{
+    switch (act) {
+    case HL_ACT_NONE:
+        break;
+    case HL_ACT_RELU:
+        for (int64_t i = 0; i < count; i++)
+            g[i] = v[i] <= 0.0f ? 0.0f : g[i];
+        break;
+    case HL_ACT_RELU6:
+        for (int64_t i = 0; i < count; i++)
+            g[i] = (v[i] <= 0.0f) | (v[i] >= 6.0f) ? 0.0f : g[i];
+        break;
+    case HL_ACT_SIGMOID:
+        for (int64_t i = 0; i < count; i++)
+            g[i] *= v[i] * (1.0f - v[i]);
+        break;
+    case HL_ACT_HARDSIGMOID:
+        for (int64_t i = 0; i < count; i++)
+            g[i] = (v[i] <= -3.0f) | (v[i] >= 3.0f) ? 0.0f : g[i] / 6.0f;
+        break;
+    case HL_ACT_SILU:
+        for (int64_t i = 0; i < count; i++) {
+            float s = hl_sigmoidf(v[i]);
+            g[i] *= s * (1.0f + v[i] * (1.0f - s));
+        }
+        break;
+    case HL_ACT_HARDSWISH:
+        for (int64_t i = 0; i < count; i++) {
+            float inside = v[i] <= -3.0f ? 0.0f : g[i] * (v[i] / 3.0f + 0.5f);
+            g[i] = v[i] >= 3.0f ? g[i] : inside;
+        }
+        break;
+    case HL_ACT_GELU:
+        for (int64_t i = 0; i < count; i++) {
+            float x = v[i], below = 0.5f * (1.0f + erff(x * 0.707106781f));
+            g[i] *= below + x * 0.398942280f * expf(-0.5f * x * x);
+        }
+        break;
+    }
+}
+
+HL_CLONES static void add_tile(const float *restrict v, float *restrict sum, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        sum[i] += v[i];
+}
+
+static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    const hl_tensor *operand = step->in[0], *out = step->out[0];
+    int64_t count = hl_tensor_count(out);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE) {
+        float g[HL_TILE], v[HL_TILE];
+        int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
+        hl_tile_load(step->in[1], at, n, g);
+        for (int i = 2; i < step->in_count; i++) {
+            hl_tile_load(step->in[i], at, n, v);
+            add_tile(v, g, n);
+        }
+        if (operand != NULL) {
+            hl_tile_load(operand, at, n, v);
+            act_grad_tile(step->act.act, v, g, n);
+        }
+        hl_tile_store(out, at, n, g);
+    }
+    return HL_OK;
+}
+
+const hl_cpu_op hl_cpu_act = {.check = check, .run = act_run};
+const hl_cpu_op hl_cpu_act_grad = {.check = check, .run = act_grad_run};
