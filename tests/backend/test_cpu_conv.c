@@ -1,7 +1,9 @@
 #include <criterion/criterion.h>
 #include <float.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "support/conv_rig.h"
 #include "support/ref_conv.h"
@@ -245,5 +247,30 @@ Test(cpu_conv, weight_gradients_accumulate_over_micro_batches)
     free(w);
     free(dy);
     free(dw);
+    rig_close(&p.rig);
+}
+
+Test(cpu_conv, depthwise_gradients_of_wide_windows_do_not_depend_on_the_number_of_threads)
+{
+    const conv_case c = {"depthwise 5x5", {3, 21, 20, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}};
+    passes p;
+    passes_open(&p, &c, HL_ELEM_F32, HL_ELEM_F32);
+    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
+    rig_fill_uniform(x, p.nx, HL_ELEM_F32, 1);
+    rig_fill_uniform(dy, p.ny, HL_ELEM_F32, 3);
+    passes_run(&p, x, w, dy);
+    float *first = calloc((size_t)p.nw, sizeof *first);
+    memcpy(first, p.expr.weight->grad, (size_t)p.nw * sizeof *first);
+    for (int threads = 1; threads <= 3; threads++) {
+        omp_set_num_threads(threads);
+        rig_run(&p.rig, p.weight);
+        rig_run(&p.rig, p.weight_grad);
+        cr_assert_eq(memcmp(first, p.expr.weight->grad, (size_t)p.nw * sizeof *first), 0, "%d threads",
+                     threads);
+    }
+    free(first);
+    free(x);
+    free(w);
+    free(dy);
     rig_close(&p.rig);
 }

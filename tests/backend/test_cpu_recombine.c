@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <float.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -250,8 +251,11 @@ Test(cpu_recombine, gate_gradients_of_long_sums_err_little_and_repeat_bit_for_bi
             cr_assert(fabs(got - sum) <= tolerance, "d gate[%lld,%lld] is %.9g, not %.9g", (long long)o,
                       (long long)i, got, sum);
         }
-    rig_run(&l.rig, l.recombine_grad);
-    cr_assert_eq(memcmp(first, l.expr.gate->grad, sizeof first), 0);
+    for (int threads = 1; threads <= 3; threads++) {
+        omp_set_num_threads(threads);
+        rig_run(&l.rig, l.recombine_grad);
+        cr_assert_eq(memcmp(first, l.expr.gate->grad, sizeof first), 0, "%d threads", threads);
+    }
     free(s);
     free(dy);
     rig_close(&l.rig);
