@@ -149,12 +149,16 @@ Test(cpu_conv, fp32_passes_are_exact_on_integers)
 
 Test(cpu_conv, bf16_passes_are_exact_on_integers)
 {
+    if (!rig_computes(HL_ELEM_BF16))
+        cr_skip_test("SKIPPED: no bf16 on this processor");
     for (int i = 0; i < CASES; i++)
         expect_exact(&cases[i], HL_ELEM_BF16, HL_ELEM_BF16);
 }
 
 Test(cpu_conv, bf16_passes_with_fp32_logits_are_exact_on_integers)
 {
+    if (!rig_computes(HL_ELEM_BF16))
+        cr_skip_test("SKIPPED: no bf16 on this processor");
     for (int i = 0; i < CASES; i++)
         expect_exact(&cases[i], HL_ELEM_BF16, HL_ELEM_F32);
 }
@@ -223,6 +227,8 @@ Test(cpu_conv, fp32_passes_err_within_the_bound_of_their_sums)
 
 Test(cpu_conv, bf16_passes_err_within_the_bound_of_their_sums)
 {
+    if (!rig_computes(HL_ELEM_BF16))
+        cr_skip_test("SKIPPED: no bf16 on this processor");
     for (int i = 0; i < CASES; i++)
         expect_accurate(&cases[i], HL_ELEM_BF16);
 }

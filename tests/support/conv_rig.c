@@ -82,6 +82,20 @@ hl_step *rig_step(conv_rig *rig, hl_step_kind kind, const hl_conv_attr *conv, hl
     return step;
 }
 
+bool rig_computes(hl_elem elem)
+{
+    conv_rig rig;
+    rig_open(&rig);
+    const hl_shape shape = {1, 1, 1, 16};
+    hl_conv_attr conv = {.window = {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}, .groups = 1};
+    hl_step *step = rig_step(&rig, HL_STEP_CONV, &conv, rig_tensor(&rig, "x", shape, elem),
+                             rig_opaque(&rig, "packed", elem), NULL, NULL, rig_tensor(&rig, "y", shape, elem),
+                             NULL, NULL);
+    bool computes = rig.backend->ops->supports(rig.backend, step);
+    rig_close(&rig);
+    return computes;
+}
+
 static unsigned char *guarded(size_t bytes)
 {
     void *memory = NULL;

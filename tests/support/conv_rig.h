@@ -25,6 +25,8 @@ typedef struct conv_rig {
 
 void rig_open(conv_rig *rig);
 void rig_close(conv_rig *rig);
+/* Can this machine's backend compute in `elem`? */
+bool rig_computes(hl_elem elem);
 
 hl_tensor *rig_tensor(conv_rig *rig, const char *name, hl_shape shape, hl_elem elem);
 /* Packed weights or a weight gradient. */
