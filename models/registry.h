@@ -1,0 +1,39 @@
+/* The zoo: one row per variant, from which everything about a model follows. */
+#ifndef HL_MODELS_REGISTRY_H
+#define HL_MODELS_REGISTRY_H
+
+#include "graph/graph.h"
+
+typedef struct hl_model_info hl_model_info;
+
+struct hl_model_info {
+    const char *name;  /* torchvision's, or timm's where torchvision has no such model */
+    const char *alias; /* another name it is known by, or NULL */
+    /* Adds the layers from the normalised image `x` to the logits, which it returns. */
+    hl_value (*build)(hl_graph *graph, const hl_model_info *info, hl_value x, int64_t classes);
+    /* What the builder needs to know about the variant; meaning is the family's. */
+    float width, depth;
+    int blocks[4];
+    bool bottleneck;
+    /* Preprocessing that the published weights were made for: the shorter side is resized to `resize`, then a
+     * square of `image_size` is cut from the centre. */
+    int64_t image_size, resize;
+    bool bicubic;
+    float mean[3], std[3];
+    const char *head;         /* module name of the classifier */
+    const char *weights_file; /* as published */
+    const char *licence;
+    float top1; /* ImageNet-1k accuracy in percent, as published for weights_file */
+    const char *paper;
+};
+
+int hl_model_count(void);
+const hl_model_info *hl_model_at(int index);
+/* By name or alias. HL_E_ARG with the nearest names when there is none. */
+hl_status hl_model_find(const char *name, const hl_model_info **info);
+
+/* A graph with fresh zero parameters. image_size 0: the model's own. Errors name the layer, e.g. where the
+ * image is too small. */
+hl_status hl_model_build(const hl_model_info *info, int64_t image_size, int64_t classes, hl_graph **graph);
+
+#endif
