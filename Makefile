@@ -86,6 +86,23 @@ sanitize-threads: $(LOADER_TESTS)
 bench: all
 	python=$$(scripts/python_env.sh) && $$python scripts/bench.py --program $(BUILD)/heirloom $(BENCH)
 
+# Each tests/fuzz/fuzz_X.c with libFuzzer where clang is there; else a program that replays the corpus. Run for
+# FUZZ_SECONDS each, from a corpus that stays in $(BUILD)/fuzz.
+FUZZ_SECONDS  ?= 30
+FUZZ_CC       ?= $(shell command -v clang || command -v clang-14)
+FUZZ_SOURCES  := $(wildcard host/base/*.c host/io/*.c host/data/*.c) tests/fuzz/touch.c
+FUZZ_PROGRAMS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_FLAGS    := -std=c17 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined -Itests
+
+$(BUILD)/fuzz/bin/%: tests/fuzz/%.c $(FUZZ_SOURCES) tests/fuzz/replay.c
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	$(Q)$(if $(FUZZ_CC),$(FUZZ_CC) -fsanitize=fuzzer,$(CC) tests/fuzz/replay.c) -fsanitize=address,undefined \
+	    $(FUZZ_FLAGS) $(INCLUDES) $< $(FUZZ_SOURCES) -o $@ $(LIBS)
+
+fuzz: $(FUZZ_PROGRAMS)
+	scripts/fuzz.sh $(FUZZ_SECONDS) $(BUILD)/fuzz/corpus $(FUZZ_PROGRAMS)
+
 lint:
 	scripts/lint.sh
 
@@ -95,6 +112,7 @@ clean:
 help:
 	@echo "make [all]     library and program in $(BUILD)/"
 	@echo "make test      build and run every test"
+	@echo "make fuzz      every parser on random input, FUZZ_SECONDS=30 each"
 	@echo "make lint      formatting, layering of includes, file length"
 	@echo "switches: SANITIZE=address|thread DEBUG=1 BUILD=DIR CC=COMPILER PREFIX=DIR"
 
