@@ -1,0 +1,132 @@
+/* Training, evaluation and prediction. */
+#ifndef HEIRLOOM_TRAIN_H
+#define HEIRLOOM_TRAIN_H
+
+#include <heirloom/data.h>
+#include <heirloom/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum hl_precision { HL_PRECISION_DEFAULT, HL_PRECISION_FP32, HL_PRECISION_BF16 } hl_precision;
+typedef enum hl_exec {
+    HL_EXEC_AUTO,
+    HL_EXEC_FOLD,
+    HL_EXEC_CACHE
+} hl_exec; /* how projected layers are computed */
+
+/* Where and how to compute. */
+typedef struct hl_compute {
+    hl_precision
+        precision; /* default: training bf16 where the processor has it, else fp32; eval and predict fp32 */
+    hl_exec projection;
+    int threads;       /* 0: all cores */
+    const hl_log *log; /* NULL: silent */
+} hl_compute;
+
+/* Metrics of one pass over a split. */
+typedef struct hl_metrics {
+    int64_t count;
+    double loss, acc1, acc5; /* shares between 0 and 1; acc5 is 1 with five classes or fewer */
+    double acc_class;        /* mean over classes of the accuracy within the class */
+    double auroc;            /* two classes: area under the ROC curve of class 1's score; otherwise NaN */
+} hl_metrics;
+
+typedef enum hl_optimizer { HL_SGD, HL_ADAM, HL_ADAMW } hl_optimizer;
+typedef enum hl_schedule { HL_SCHEDULE_CONSTANT, HL_SCHEDULE_STEP, HL_SCHEDULE_COSINE } hl_schedule;
+typedef enum hl_augment { HL_AUGMENT_NONE, HL_AUGMENT_FLIP, HL_AUGMENT_STANDARD } hl_augment;
+typedef enum hl_monitor {
+    HL_MONITOR_ACC1,
+    HL_MONITOR_LOSS,
+    HL_MONITOR_ACC_CLASS,
+    HL_MONITOR_AUROC
+} hl_monitor;
+
+/* What the caller is told after every step, and after every epoch. */
+typedef struct hl_progress {
+    int64_t epoch, epochs; /* epoch counts from 0 */
+    int64_t step, steps;   /* optimizer steps done, and in all */
+    double loss;           /* of the last step, or NaN when it was not read */
+    double images_per_second, seconds_left;
+    const hl_metrics *val; /* after an epoch with validation; otherwise NULL */
+} hl_progress;
+
+/* What to do next, the answer of the caller's poll. */
+typedef enum hl_request { HL_GO_ON, HL_CHECKPOINT, HL_STOP } hl_request;
+
+typedef struct hl_train_options {
+    const char *out; /* run folder, made if missing; must be empty unless resume */
+    bool resume;
+    double epochs;     /* whole epochs; 0 with max_steps */
+    int64_t max_steps; /* 0: no limit */
+    int64_t batch_size, accumulate;
+    hl_optimizer optimizer;
+    double lr;                      /* 0: the method's default */
+    double head_lr_scale;           /* times lr; 0: 1 */
+    double momentum;                /* SGD (Nesterov) */
+    double weight_decay, clip_grad; /* clip_grad 0: none */
+    hl_schedule schedule;
+    double warmup_epochs;
+    double label_smoothing;
+    hl_augment augment;
+    bool no_shuffle;
+    int workers; /* decoding threads */
+    uint64_t seed;
+    int early_stop; /* epochs without improvement; 0: never */
+    hl_monitor monitor;
+    int64_t checkpoint_every; /* steps; 0: every epoch only */
+    bool skip_bad_images;
+    hl_compute compute;
+    const char *config;                                        /* text written to config.yaml, or NULL */
+    void (*progress)(void *user, const hl_progress *progress); /* may be NULL */
+    hl_request (*poll)(void *user);                            /* asked after every step; may be NULL */
+    void *user;
+} hl_train_options;
+
+/* The defaults `heirloom train` has. */
+HL_API void hl_train_defaults(hl_train_options *options);
+
+typedef struct hl_train_result {
+    bool interrupted;      /* stopped by HL_STOP; a checkpoint is written */
+    int64_t epochs, steps; /* done */
+    int64_t best_epoch;    /* -1 before the first */
+    hl_metrics best, last; /* on val (on train where there is no val split) */
+    hl_metrics test;       /* of the best epoch; count 0 where there is no test split */
+    double images_per_second, wall_seconds;
+    int64_t peak_memory_bytes;
+} hl_train_result;
+
+/* Trains `model`, which has a method applied, on the train split of `data`; writes the run folder (README.md
+ * lists its files). A loss that is not finite stops the run with HL_E_NONFINITE and names the first layer
+ * whose output or gradient is not finite. */
+HL_API hl_status hl_train(hl_model *model, const hl_dataset *data, const hl_train_options *options,
+                          hl_train_result *result);
+
+/* Evaluates on one split. confusion: NULL, or [classes][classes] counts by (true, predicted). */
+HL_API hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, int64_t batch_size,
+                             int workers, const hl_compute *compute, hl_metrics *metrics, int64_t *confusion);
+
+/* Logits [count, classes] of image files, in their order. failed: NULL (the first unreadable image is an
+ * error), or [count]: set to NULL, or to a message (free() it) for an image that could not be read; its
+ * logits are then zero. */
+HL_API hl_status hl_predict(hl_model *model, const char *const *paths, int64_t count, int64_t batch_size,
+                            const hl_compute *compute, float *logits, char **failed);
+
+/* Times steps on synthetic images. */
+typedef struct hl_bench_options {
+    int64_t batch_size, steps;
+    bool infer; /* forward only */
+    hl_compute compute;
+} hl_bench_options;
+typedef struct hl_bench_result {
+    double images_per_second, ms_median, ms_p95;
+    double gflops; /* of the convolutions and linear layers, both passes, per second */
+    int64_t arena_bytes, persistent_bytes, scratch_bytes, peak_memory_bytes;
+} hl_bench_result;
+HL_API hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

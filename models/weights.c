@@ -1,0 +1,276 @@
+#include "models/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { KEY_SIZE = 256 };
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+/* Number of blocks in stages before `stage`: EfficientNet-PyTorch numbers blocks through, timm by stage. */
+static int blocks_before(const hl_graph *graph, int stage)
+{
+    int count = 0;
+    for (size_t v = 0; v < graph->node_count; v++) {
+        int s, b, used = 0;
+        if (sscanf(graph->nodes[v]->name, "blocks.%d.%d.conv_dw%n", &s, &b, &used) == 2 && used > 0 &&
+            graph->nodes[v]->name[used] == '\0' && s < stage)
+            count++;
+    }
+    return count;
+}
+
+static bool has_layer(const hl_graph *graph, const char *name)
+{
+    for (size_t v = 0; v < graph->node_count; v++)
+        if (strcmp(graph->nodes[v]->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* timm's "blocks.1.0.bn2.weight" as EfficientNet-PyTorch's "_blocks.1._bn1.weight". */
+static const char *efficientnet_block_key(const hl_graph *graph, int stage, int block, const char *rest,
+                                          char *buf, size_t size)
+{
+    static const char *const expanded[][2] = {{"conv_pw.", "_expand_conv."},    {"bn1.", "_bn0."},
+                                              {"conv_dw.", "_depthwise_conv."}, {"bn2.", "_bn1."},
+                                              {"conv_pwl.", "_project_conv."},  {"bn3.", "_bn2."}};
+    static const char *const plain[][2] = {{"conv_dw.", "_depthwise_conv."},
+                                           {"bn1.", "_bn1."},
+                                           {"conv_pw.", "_project_conv."},
+                                           {"bn2.", "_bn2."}};
+    char probe[64];
+    snprintf(probe, sizeof probe, "blocks.%d.%d.conv_pwl", stage, block);
+    bool expands = has_layer(graph, probe);
+    const char *const(*map)[2] = expands ? expanded : plain;
+    size_t count = expands ? sizeof expanded / sizeof *expanded : sizeof plain / sizeof *plain;
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(rest, map[i][0], strlen(map[i][0])) == 0) {
+            snprintf(buf, size, "_blocks.%d.%s%s", blocks_before(graph, stage) + block, map[i][1],
+                     rest + strlen(map[i][0]));
+            return buf;
+        }
+    snprintf(buf, size, "%s", rest);
+    return buf;
+}
+
+const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,
+                           size_t size)
+{
+    static const char *const outer[][2] = {{"conv_stem.", "_conv_stem."},
+                                           {"bn1.", "_bn0."},
+                                           {"conv_head.", "_conv_head."},
+                                           {"bn2.", "_bn1."},
+                                           {"classifier.", "_fc."}};
+    int stage, block, used = 0;
+    if (style == HL_KEYS_EFFICIENTNET && sscanf(name, "blocks.%d.%d.%n", &stage, &block, &used) == 2 &&
+        used > 0)
+        return efficientnet_block_key(graph, stage, block, name + used, buf, size);
+    for (size_t i = 0; style == HL_KEYS_EFFICIENTNET && i < sizeof outer / sizeof *outer; i++)
+        if (strncmp(name, outer[i][0], strlen(outer[i][0])) == 0) {
+            snprintf(buf, size, "%s%s", outer[i][1], name + strlen(outer[i][0]));
+            return buf;
+        }
+    snprintf(buf, size, "%s", name);
+    return buf;
+}
+
+static hl_key_style style_of(const hl_tensor_map *map)
+{
+    return hl_tensor_map_find(map, "_conv_stem.weight") != NULL ? HL_KEYS_EFFICIENTNET : HL_KEYS_NATIVE;
+}
+
+static const hl_named_tensor *head_weight(const hl_model_info *info, const hl_tensor_map *map)
+{
+    char key[KEY_SIZE];
+    snprintf(key, sizeof key, "%s.weight", info->head);
+    return hl_tensor_map_find(map, style_of(map) == HL_KEYS_EFFICIENTNET ? "_fc.weight" : key);
+}
+
+int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map)
+{
+    const hl_named_tensor *weight = head_weight(info, map);
+    return weight != NULL && weight->ndim >= 1 ? weight->shape[0] : 0;
+}
+
+static bool same_shape(const hl_param *p, const hl_named_tensor *t)
+{
+    if (p->ndim != t->ndim)
+        return false;
+    for (int i = 0; i < p->ndim; i++)
+        if (p->shape[i] != t->shape[i])
+            return false;
+    return true;
+}
+
+static hl_status fill(hl_param *p, const hl_named_tensor *t, const char *file)
+{
+    if (t->dtype != HL_DTYPE_F32 && t->dtype != HL_DTYPE_F64 && t->dtype != HL_DTYPE_F16 &&
+        t->dtype != HL_DTYPE_BF16)
+        return hl_fail(HL_E_INPUT, file, "weights are floating-point numbers", "%s has element type %s",
+                       t->name, hl_dtype_name(t->dtype));
+    hl_named_tensor_to_f32(t, p->host);
+    for (int64_t i = 0; i < p->count; i++)
+        if (!isfinite(p->host[i]))
+            return hl_fail(HL_E_INPUT, file, "the file is damaged or training had diverged",
+                           "%s holds a value that is not finite (element %lld)", t->name, (long long)i);
+    for (int64_t i = 0; p->role == HL_PARAM_NORM_VAR && i < p->count; i++)
+        if (p->host[i] < 0.0f)
+            return hl_fail(HL_E_INPUT, file, "the file is damaged",
+                           "%s holds a negative variance (element %lld)", t->name, (long long)i);
+    return HL_OK;
+}
+
+/* Keys that went wrong in one way: how many, and the first. */
+typedef struct fault {
+    int count;
+    char first[KEY_SIZE + 128];
+} fault;
+
+static void note(fault *f, const char *text)
+{
+    if (f->count++ == 0)
+        snprintf(f->first, sizeof f->first, "%s", text);
+}
+
+static void note_shape(fault *f, const hl_param *p, const hl_named_tensor *t)
+{
+    char have[96], wanted[96], text[KEY_SIZE + 128];
+    hl_named_tensor model = {.ndim = p->ndim};
+    memcpy(model.shape, p->shape, sizeof p->shape);
+    snprintf(text, sizeof text, "%s is %s where the model has %s", t->name,
+             hl_tensor_shape_text(t, have, sizeof have), hl_tensor_shape_text(&model, wanted, sizeof wanted));
+    note(f, text);
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Tensors of the file that no parameter asked for; `keys` are the sorted names that were. */
+static void find_extra(const hl_tensor_map *map, const char **keys, size_t count, fault *extra)
+{
+    for (size_t i = 0; i < hl_tensor_map_count(map); i++) {
+        const char *name = hl_tensor_map_at(map, i)->name;
+        if (!ends_with(name, "num_batches_tracked") &&
+            bsearch(&name, keys, count, sizeof *keys, compare_keys) == NULL)
+            note(extra, name);
+    }
+}
+
+static hl_status complain(const char *file, const hl_model_info *info, const fault *missing,
+                          const fault *extra, const fault *misshaped)
+{
+    if (missing->count + extra->count + misshaped->count == 0)
+        return HL_OK;
+    char why[1400];
+    int used = snprintf(why, sizeof why, "its keys are not those of %s:", info->name);
+    const struct {
+        const fault *f;
+        const char *what;
+    } kinds[] = {{missing, "missing"}, {extra, "unexpected"}, {misshaped, "wrongly shaped"}};
+    for (size_t i = 0; i < 3; i++)
+        if (kinds[i].f->count > 0 && used < (int)sizeof why)
+            used += snprintf(why + used, sizeof why - (size_t)used, " %d %s, first %s;", kinds[i].f->count,
+                             kinds[i].what, kinds[i].f->first);
+    why[strlen(why) - 1] = '\0';
+    return hl_fail(HL_E_INPUT, file, "give the weights of this model, or another --model", "%s", why);
+}
+
+hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
+                          const char *file, hl_load_report *report)
+{
+    hl_load_report r = {.style = style_of(map), .classes = hl_weights_classes(info, map)};
+    fault missing = {0}, extra = {0}, misshaped = {0};
+    const hl_named_tensor *head = head_weight(info, map);
+    const hl_param *own_head = NULL;
+    for (size_t i = 0; i < graph->param_count; i++)
+        if (graph->params[i]->head && graph->params[i]->role == HL_PARAM_WEIGHT)
+            own_head = graph->params[i];
+    r.head_skipped =
+        head == NULL || (own_head != NULL && head->ndim == 2 && head->shape[0] != own_head->shape[0] &&
+                         head->shape[1] == own_head->shape[1]);
+    char(*text)[KEY_SIZE];
+    const char **keys;
+    HL_TRY(hl_alloc_array(graph->param_count, KEY_SIZE, file, (void **)&text));
+    hl_status status = hl_alloc_array(graph->param_count, sizeof *keys, file, (void **)&keys);
+    for (size_t i = 0; status == HL_OK && i < graph->param_count; i++) {
+        hl_param *p = graph->params[i];
+        keys[i] = hl_weights_key(r.style, graph, p->name, text[i], KEY_SIZE);
+        if (p->role == HL_PARAM_GATE || (p->head && r.head_skipped))
+            continue;
+        const hl_named_tensor *t = hl_tensor_map_find(map, keys[i]);
+        if (t == NULL) {
+            note(&missing, keys[i]);
+        } else if (!same_shape(p, t)) {
+            note_shape(&misshaped, p, t);
+        } else {
+            status = fill(p, t, file);
+            r.loaded++;
+        }
+    }
+    if (status == HL_OK) {
+        qsort(keys, graph->param_count, sizeof *keys, compare_keys);
+        find_extra(map, keys, graph->param_count, &extra);
+        status = complain(file, info, &missing, &extra, &misshaped);
+    }
+    free(keys);
+    free(text);
+    if (report != NULL)
+        *report = r;
+    return status;
+}
+
+static hl_status export_weight(hl_tensor_map *map, const hl_node *node)
+{
+    const hl_param *w = node->expr.weight;
+    float *merged;
+    HL_TRY(hl_alloc_array((size_t)w->count, sizeof *merged, w->name, (void **)&merged));
+    hl_weight_expr_merge(&node->expr, merged);
+    hl_status status = hl_tensor_map_add(map, w->name, HL_DTYPE_F32, w->ndim, w->shape, merged);
+    free(merged);
+    return status;
+}
+
+static hl_status export_param(hl_tensor_map *map, const hl_param *p)
+{
+    return p == NULL ? HL_OK : hl_tensor_map_add(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
+}
+
+static hl_status export_node(hl_tensor_map *map, const hl_node *node)
+{
+    if (hl_node_has_weight(node)) {
+        HL_TRY(export_weight(map, node));
+        return export_param(map, node->expr.bias);
+    }
+    if (node->op != HL_OP_NORM)
+        return HL_OK;
+    HL_TRY(export_param(map, node->norm.scale));
+    HL_TRY(export_param(map, node->norm.shift));
+    HL_TRY(export_param(map, node->norm.mean));
+    HL_TRY(export_param(map, node->norm.var));
+    char key[KEY_SIZE];
+    const int64_t zero = 0;
+    snprintf(key, sizeof key, "%s.num_batches_tracked", node->name);
+    return hl_tensor_map_add(map, key, HL_DTYPE_I64, 0, NULL, &zero);
+}
+
+hl_status hl_weights_export(const hl_graph *graph, hl_tensor_map **map)
+{
+    HL_TRY(hl_tensor_map_create(map));
+    hl_status status = HL_OK;
+    for (size_t k = 0; status == HL_OK && k < graph->node_count; k++)
+        status = export_node(*map, graph->nodes[graph->order[k]]);
+    if (status != HL_OK) {
+        hl_tensor_map_destroy(*map);
+        *map = NULL;
+    }
+    return status;
+}

@@ -1,0 +1,42 @@
+/* Weights files and graphs: which tensor is which parameter. */
+#ifndef HL_MODELS_WEIGHTS_H
+#define HL_MODELS_WEIGHTS_H
+
+#include <heirloom/log.h>
+
+#include "io/tensor_map.h"
+#include "models/registry.h"
+
+/* Whose names the tensors of a file have. */
+typedef enum hl_key_style {
+    HL_KEYS_NATIVE,      /* the graph's own: torchvision's, for EfficientNet-Lite timm's */
+    HL_KEYS_EFFICIENTNET /* lukemelas/EfficientNet-PyTorch */
+} hl_key_style;
+
+typedef struct hl_load_report {
+    hl_key_style style;
+    int loaded;        /* parameters filled */
+    bool head_skipped; /* the file's head is for another number of classes and was left out */
+    int64_t classes;   /* of the file's head; 0 when it has none */
+} hl_load_report;
+
+/* Fills the parameters of `graph` (built from `info`) with the tensors of `map`; `file` names it in errors. A
+ * key that is missing, extra or wrongly shaped is HL_E_INPUT and the error names the first one of each and
+ * how many there are; num_batches_tracked is passed over. The head may be missing or have another number of
+ * classes: then it is left as it is, which the report says. A value that is not finite is HL_E_INPUT. On
+ * failure parameters may be partly filled. report may be NULL. */
+hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
+                          const char *file, hl_load_report *report);
+
+/* Classes of the head in `map`, whatever its key style; 0 when there is no head. */
+int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map);
+
+/* The file's name for a parameter, in a style: into buf, returned. */
+const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,
+                           size_t size);
+
+/* A state dict that PyTorch's load_state_dict(strict=True) takes: weights merged (gates multiplied in),
+ * running statistics, and a num_batches_tracked of 0 for every norm. The caller destroys the map. */
+hl_status hl_weights_export(const hl_graph *graph, hl_tensor_map **map);
+
+#endif
