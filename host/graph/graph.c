@@ -67,6 +67,19 @@ hl_param *hl_graph_add_param(hl_graph *g, const char *name, hl_param_role role, 
     return p;
 }
 
+void hl_graph_remove_param(hl_graph *g, hl_param *param)
+{
+    for (size_t i = 0; param != NULL && i < g->param_count; i++) {
+        if (g->params[i] != param)
+            continue;
+        free(param->host);
+        param->host = param->value = NULL;
+        memmove(g->params + i, g->params + i + 1, (g->param_count - i - 1) * sizeof *g->params);
+        g->param_count--;
+        return;
+    }
+}
+
 hl_param *hl_graph_find_param(const hl_graph *g, const char *name)
 {
     for (size_t i = 0; i < g->param_count; i++)

@@ -117,6 +117,9 @@ const char *hl_graph_name(hl_graph *graph, const char *format, ...) HL_PRINTF(2,
 /* A new parameter, zero-filled. `name` is copied. NULL after an error. */
 hl_param *hl_graph_add_param(hl_graph *graph, const char *name, hl_param_role role, int ndim,
                              const int64_t *shape);
+/* Takes a parameter that no node uses any more out of the graph and frees its values. NULL is fine. Before
+ * placement. */
+void hl_graph_remove_param(hl_graph *graph, hl_param *param);
 hl_param *hl_graph_find_param(const hl_graph *graph, const char *name);
 
 /* For methods that insert layers: nodes built from here on are placed right after `value` in the order ... */

@@ -1,0 +1,68 @@
+/* Transfer methods: what of a pretrained network is trained, and how effective weights come about. Each is
+ * one file and a row of a table; it rewrites the graph before its parameters are placed. */
+#ifndef HL_METHOD_METHOD_H
+#define HL_METHOD_METHOD_H
+
+#include <heirloom/model.h>
+
+#include "graph/graph.h"
+
+enum { HL_METHOD_MAX_OPTIONS = 8, HL_METHOD_VALUE_SIZE = 96 };
+
+typedef enum hl_option_type { HL_OPTION_TEXT, HL_OPTION_FLAG, HL_OPTION_NUMBER } hl_option_type;
+
+typedef struct hl_method_option {
+    const char *key;
+    hl_option_type type;
+    const char *value; /* default */
+    const char *help;
+    double least, most; /* NUMBER */
+} hl_method_option;
+
+typedef struct hl_method_info hl_method_info;
+
+/* A method with values for all its options, in the order of the table. */
+typedef struct hl_method {
+    const hl_method_info *info;
+    char values[HL_METHOD_MAX_OPTIONS][HL_METHOD_VALUE_SIZE];
+} hl_method;
+
+struct hl_method_info {
+    const char *name, *summary;
+    hl_norm_mode norm;                               /* default */
+    double lr_adam;                                  /* default learning rate for Adam and AdamW */
+    double lr_sgd;                                   /* ... and for SGD with momentum 0.9 */
+    hl_method_option options[HL_METHOD_MAX_OPTIONS]; /* ends with key NULL or at the size */
+    /* Marks what is trained (the head is already) and rewrites layers. */
+    hl_status (*apply)(hl_graph *graph, const hl_method *method, uint64_t seed);
+};
+
+int hl_method_count(void);
+const hl_method_info *hl_method_at(int index);
+
+/* "NAME" or "NAME:key=value,...". Unknown names, keys and unfit values are HL_E_ARG. */
+hl_status hl_method_parse(const char *text, hl_method *method);
+/* The inverse, with every option: into buf, returned. */
+const char *hl_method_format(const hl_method *method, char *buf, size_t size);
+
+/* Values of options; the key must be one of the method's. */
+const char *hl_method_text(const hl_method *method, const char *key);
+double hl_method_number(const hl_method *method, const char *key);
+bool hl_method_flag(const hl_method *method, const char *key);
+/* The same for an option that this method may not have. */
+double hl_method_number_or(const hl_method *method, const char *key, double otherwise);
+
+/* Applies a method to a graph whose parameters are not placed yet: the head is trained, norms are set as
+ * `norm` says (default: the method's), then the method does its part. */
+hl_status hl_method_apply(hl_graph *graph, const hl_method *method, hl_norm_mode norm, uint64_t seed);
+
+/* "frozen", "affine", "update", "full". */
+const char *hl_norm_mode_name(hl_norm_mode mode);
+
+/* Multiplies every weight expression out: weight <- f(weight); gates are gone afterwards, the function is the
+ * same. Before placement. */
+hl_status hl_method_merge(hl_graph *graph);
+
+extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection;
+
+#endif
