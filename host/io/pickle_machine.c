@@ -250,7 +250,8 @@ hl_status hl_pm_push_tuple(hl_pickle_machine *m, size_t count)
         return hl_pm_broken(m, "the stack is empty");
     hl_pickle *items[3];
     m->depth -= count;
-    memcpy(items, m->stack + m->depth, count * sizeof *items);
+    if (count > 0) /* the stack may not exist yet */
+        memcpy(items, m->stack + m->depth, count * sizeof *items);
     return push_sequence(m, HL_PICKLE_TUPLE, items, count);
 }
 

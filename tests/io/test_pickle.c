@@ -100,6 +100,12 @@ Test(pickle, a_list_may_contain_itself)
     cr_expect_eq(value->items[0], value);
 }
 
+Test(pickle, an_empty_tuple_may_come_before_anything_else)
+{
+    cr_assert_eq(READ(")."), HL_OK);
+    cr_expect(value->kind == HL_PICKLE_TUPLE && value->count == 0);
+}
+
 Test(pickle, broken_programs_are_refused)
 {
     cr_expect_eq(READ("."), HL_E_INPUT);
