@@ -9,10 +9,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <heirloom/data.h>
+
 #include "data/image.h"
 #include "data/resize.h"
-
-typedef enum hl_augment { HL_AUGMENT_NONE, HL_AUGMENT_FLIP, HL_AUGMENT_STANDARD } hl_augment;
 
 typedef struct hl_transform {
     int64_t resize; /* length of the shorter side before the crop */

@@ -451,3 +451,14 @@ void hl_graph_init(hl_graph *g, uint64_t seed)
         if (g->params[i]->role != HL_PARAM_GATE)
             init_param(g->params[i], seed, (uint32_t)i);
 }
+
+void hl_graph_init_head(hl_graph *g, uint64_t seed, bool zero)
+{
+    for (size_t i = 0; i < g->param_count; i++) {
+        hl_param *p = g->params[i];
+        if (p->head && zero)
+            memset(p->host, 0, (size_t)p->count * sizeof *p->host);
+        else if (p->head)
+            init_param(p, seed, (uint32_t)i);
+    }
+}

@@ -142,5 +142,7 @@ static inline bool hl_node_has_weight(const hl_node *node)
 /* Fresh weights, as torchvision starts: convolutions normal with deviation sqrt(2 / (kh kw O)), linear layers
  * normal(0, 0.01), biases 0, norms the identity. */
 void hl_graph_init(hl_graph *graph, uint64_t seed);
+/* The same for the head alone; at zero if asked for. */
+void hl_graph_init_head(hl_graph *graph, uint64_t seed, bool zero);
 
 #endif

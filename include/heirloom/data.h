@@ -16,6 +16,9 @@ typedef enum hl_split { HL_SPLIT_TRAIN, HL_SPLIT_VAL, HL_SPLIT_TEST, HL_SPLIT_CO
 /* "train", "val" or "test". */
 HL_API const char *hl_split_name(hl_split split);
 
+/* What is done to training images at random: nothing; a horizontal flip; a random resized crop and a flip. */
+typedef enum hl_augment { HL_AUGMENT_NONE, HL_AUGMENT_FLIP, HL_AUGMENT_STANDARD } hl_augment;
+
 typedef struct hl_dataset_options {
     /* Part of the training images that becomes the validation split where the data has none; 0: none is made.
      * Drawn class by class, from `seed` alone. */

@@ -23,9 +23,11 @@ typedef struct hl_preprocess {
 } hl_preprocess;
 
 typedef struct hl_model_options {
-    const char *name;        /* of the zoo */
-    const char *weights;     /* file, or NULL: fresh weights */
-    int64_t classes;         /* 0: as many as the weights have, 1000 without weights */
+    const char *name;    /* of the zoo */
+    const char *weights; /* file, or NULL: fresh weights */
+    const char
+        *init_from;  /* run folder whose merged result is the start, instead of name and weights; or NULL */
+    int64_t classes; /* 0: as many as the weights have, 1000 without weights */
     int64_t image_size;      /* 0: the model's own; `resize` keeps its ratio to it unless given */
     int64_t resize;          /* 0: see above */
     int interpolation;       /* 0: the model's own, 1: bilinear, 2: bicubic */
@@ -94,9 +96,11 @@ HL_API hl_status hl_model_load_adapter(hl_model *model, const char *path);
  * timm load with strict=True. */
 HL_API hl_status hl_model_export(hl_model *model, const char *path);
 
-/* Opens a finished or running run folder: its model, its base weights file, its method, and its best adapter,
- * merged and ready for evaluation, or (merge false) with the method still in place. */
-HL_API hl_status hl_model_open_run(const char *run, bool merge, const hl_log *log, hl_model **model);
+/* Opens the best result of a run folder: its model with its base weights, its method and its adapter. With
+ * `merge` the method is multiplied into the weights and gone, as for evaluation. weights: where the base
+ * weights are now, NULL: where the run found them. */
+HL_API hl_status hl_model_open_run(const char *run, const char *weights, bool merge, const hl_log *log,
+                                   hl_model **model);
 /* Names of the classes the model was trained for; NULL when they are not known. */
 HL_API const char *hl_model_class_name(const hl_model *model, int64_t index);
 HL_API hl_status hl_model_set_class_names(hl_model *model, const char *const *names, int64_t count);

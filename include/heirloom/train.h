@@ -35,7 +35,6 @@ typedef struct hl_metrics {
 
 typedef enum hl_optimizer { HL_SGD, HL_ADAM, HL_ADAMW } hl_optimizer;
 typedef enum hl_schedule { HL_SCHEDULE_CONSTANT, HL_SCHEDULE_STEP, HL_SCHEDULE_COSINE } hl_schedule;
-typedef enum hl_augment { HL_AUGMENT_NONE, HL_AUGMENT_FLIP, HL_AUGMENT_STANDARD } hl_augment;
 typedef enum hl_monitor {
     HL_MONITOR_ACC1,
     HL_MONITOR_LOSS,

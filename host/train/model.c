@@ -1,0 +1,338 @@
+#include "train/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "graph/params.h"
+#include "io/safetensors.h"
+#include "io/weights_file.h"
+#include "models/weights.h"
+
+static hl_status copy_text(const char *text, char **copy)
+{
+    *copy = text != NULL ? strdup(text) : NULL;
+    return text != NULL && *copy == NULL ? hl_fail_nomem("text", strlen(text)) : HL_OK;
+}
+
+/* A path that stays right when the working directory changes. */
+static hl_status copy_path(const char *path, char **copy)
+{
+    char *full = path != NULL ? realpath(path, NULL) : NULL;
+    if (full != NULL) {
+        *copy = full;
+        return HL_OK;
+    }
+    return copy_text(path, copy);
+}
+
+static hl_status set_preprocess(hl_model *m, const hl_model_options *o)
+{
+    const hl_model_info *info = m->info;
+    hl_preprocess *p = &m->preprocess;
+    p->size = o->image_size > 0 ? o->image_size : info->image_size;
+    p->resize =
+        o->resize > 0 ? o->resize : (p->size * info->resize + info->image_size / 2) / info->image_size;
+    p->bicubic = o->interpolation == 0 ? info->bicubic : o->interpolation == 2;
+    memcpy(p->mean, o->mean != NULL ? o->mean : info->mean, sizeof p->mean);
+    memcpy(p->std, o->std != NULL ? o->std : info->std, sizeof p->std);
+    if (p->size > 4096 || p->resize > 16384)
+        return hl_fail(HL_E_ARG, "--image-size", "choose at most 4096, and resize to at most 16384",
+                       "%lld from %lld is out of range", (long long)p->size, (long long)p->resize);
+    for (int c = 0; c < 3; c++)
+        if (!isfinite(p->mean[c]) || !isfinite(p->std[c]) || p->std[c] <= 0.0f)
+            return hl_fail(HL_E_ARG, "--std", NULL, "mean must be finite and std above zero, not %g and %g",
+                           (double)p->mean[c], (double)p->std[c]);
+    return HL_OK;
+}
+
+hl_status hl_model_hash_base(hl_model *m)
+{
+    hl_tensor_map *map;
+    HL_TRY(hl_tensor_map_create(&map));
+    hl_status status = HL_OK;
+    for (size_t i = 0; i < m->graph->param_count && status == HL_OK; i++) {
+        const hl_param *p = m->graph->params[i];
+        if (!p->head && p->role != HL_PARAM_GATE)
+            status = hl_tensor_map_add_ref(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
+    }
+    if (status == HL_OK)
+        status = hl_sha256_tensor_map(map, m->base_hash);
+    hl_tensor_map_destroy(map);
+    return status;
+}
+
+static hl_status build(hl_model *m, const hl_model_options *o, const hl_tensor_map *weights)
+{
+    m->classes = o->classes > 0 ? o->classes : weights != NULL ? hl_weights_classes(m->info, weights) : 0;
+    if (m->classes == 0)
+        m->classes = 1000;
+    HL_TRY(set_preprocess(m, o));
+    HL_TRY(hl_model_build(m->info, m->preprocess.size, m->classes, &m->graph));
+    if (weights == NULL) {
+        hl_graph_init(m->graph, o->seed);
+        hl_log_warn(&m->log, "%s: no --weights, so the network starts from random values", m->info->name);
+    } else {
+        hl_load_report report;
+        HL_TRY(hl_weights_load(m->graph, m->info, weights, o->weights, &report));
+        hl_log_info(&m->log, "%s: %d tensors loaded%s", o->weights, report.loaded,
+                    report.head_skipped ? ", the head is fresh" : "");
+        if (!report.head_skipped)
+            return HL_OK;
+    }
+    hl_graph_init_head(m->graph, o->seed, o->zero_head);
+    return HL_OK;
+}
+
+static hl_status create_from_weights(hl_model *m, const hl_model_options *o)
+{
+    hl_tensor_map *weights = NULL;
+    HL_TRY(hl_model_find(o->name, &m->info));
+    if (o->weights != NULL)
+        HL_TRY(hl_weights_open(o->weights, &weights, NULL));
+    hl_status status = build(m, o, weights);
+    hl_tensor_map_destroy(weights);
+    if (status == HL_OK)
+        status = copy_path(o->weights, &m->weights);
+    return status;
+}
+
+hl_status hl_model_create(const hl_model_options *options, hl_model **model)
+{
+    *model = NULL;
+    if (options->init_from != NULL) {
+        HL_TRY(hl_model_open_run(options->init_from, options->weights, true, options->log, model));
+        hl_model *m = *model;
+        free(m->init_from);
+        hl_status status = copy_path(options->init_from, &m->init_from);
+        if (status == HL_OK && options->classes > 0 && options->classes != m->classes)
+            status = hl_fail(HL_E_ARG, options->init_from, "start from --weights instead",
+                             "the run has %lld classes, the data %lld", (long long)m->classes,
+                             (long long)options->classes);
+        if (status == HL_OK && options->image_size > 0 && options->image_size != m->preprocess.size)
+            status = hl_fail(HL_E_ARG, options->init_from, "leave --image-size out",
+                             "the run was made with images of %lld pixels, not %lld",
+                             (long long)m->preprocess.size, (long long)options->image_size);
+        m->seed = options->seed;
+        if (status != HL_OK) {
+            hl_model_destroy(m);
+            *model = NULL;
+        }
+        return status;
+    }
+    if (options->name == NULL)
+        return hl_fail(HL_E_ARG, "--model", "`heirloom models` lists the names", "none is given");
+    hl_model *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return hl_fail_nomem("model", sizeof *m);
+    m->seed = options->seed;
+    if (options->log != NULL)
+        m->log = *options->log;
+    hl_status status = create_from_weights(m, options);
+    if (status == HL_OK)
+        status = hl_model_hash_base(m);
+    if (status != HL_OK) {
+        hl_model_destroy(m);
+        return status;
+    }
+    *model = m;
+    return HL_OK;
+}
+
+static void free_class_names(hl_model *m)
+{
+    for (int64_t i = 0; m->class_names != NULL && i < m->classes; i++)
+        free(m->class_names[i]);
+    free(m->class_names);
+    m->class_names = NULL;
+}
+
+void hl_model_destroy(hl_model *m)
+{
+    if (m == NULL)
+        return;
+    free_class_names(m);
+    hl_graph_destroy(m->graph);
+    hl_backend_close(m->backend);
+    free(m->weights);
+    free(m->init_from);
+    free(m);
+}
+
+const char *hl_model_name(const hl_model *m)
+{
+    return m->info->name;
+}
+
+int64_t hl_model_classes(const hl_model *m)
+{
+    return m->classes;
+}
+
+const hl_preprocess *hl_model_preprocess(const hl_model *m)
+{
+    return &m->preprocess;
+}
+
+const char *hl_model_base_hash(const hl_model *m)
+{
+    return m->base_hash;
+}
+
+hl_status hl_model_apply_method(hl_model *m, const char *text, hl_norm_mode norm, uint64_t seed)
+{
+    if (m->has_method)
+        return hl_fail(HL_E_ARG, "--method", NULL, "the model has %s already", m->method_text);
+    HL_TRY(hl_method_parse(text, &m->method));
+    HL_TRY(hl_method_apply(m->graph, &m->method, norm, seed));
+    m->norm = norm == HL_NORM_DEFAULT ? m->method.info->norm : norm;
+    hl_method_format(&m->method, m->method_text, sizeof m->method_text);
+    m->has_method = true;
+    return HL_OK;
+}
+
+const char *hl_model_method(const hl_model *m)
+{
+    return m->method_text;
+}
+
+hl_norm_mode hl_model_norm_mode(const hl_model *m)
+{
+    return m->norm;
+}
+
+static int64_t node_macs(const hl_node *node)
+{
+    if (!hl_node_has_weight(node))
+        return 0;
+    return node->shape.h * node->shape.w * node->expr.weight->count;
+}
+
+void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
+{
+    *counts = (hl_model_counts){0};
+    for (size_t i = 0; i < m->graph->param_count; i++) {
+        const hl_param *p = m->graph->params[i];
+        bool conv = p->role == HL_PARAM_WEIGHT && p->ndim == 4;
+        counts->trainable += p->trained ? p->count : 0;
+        counts->trainable_conv += p->trained && (conv || p->role == HL_PARAM_GATE) ? p->count : 0;
+        counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;
+        if (hl_param_is_statistic(p) || p->role == HL_PARAM_GATE)
+            continue;
+        counts->total += p->count;
+        counts->head += p->head ? p->count : 0;
+        counts->conv += conv ? p->count : 0;
+    }
+    for (size_t v = 0; v < m->graph->node_count; v++)
+        counts->macs += node_macs(m->graph->nodes[v]);
+}
+
+static bool is_layer(const hl_node *node)
+{
+    return hl_node_has_weight(node) || node->op == HL_OP_NORM;
+}
+
+int hl_model_layer_count(const hl_model *m)
+{
+    int count = 0;
+    for (size_t v = 0; v < m->graph->node_count; v++)
+        count += is_layer(m->graph->nodes[v]);
+    return count;
+}
+
+static void add_param(hl_layer *layer, const hl_param *p)
+{
+    if (p == NULL)
+        return;
+    layer->trainable += p->trained ? p->count : 0;
+    if (p->role == HL_PARAM_GATE)
+        layer->gates += p->count;
+    else
+        layer->params += p->count;
+}
+
+void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
+{
+    const hl_node *node = NULL;
+    for (size_t k = 0; k < m->graph->node_count; k++) {
+        const hl_node *candidate = m->graph->nodes[m->graph->order[k]];
+        if (is_layer(candidate) && index-- == 0)
+            node = candidate;
+    }
+    *layer = (hl_layer){.name = node->name,
+                        .kind = node->op == HL_OP_CONV     ? "conv"
+                                : node->op == HL_OP_LINEAR ? "linear"
+                                                           : "norm",
+                        .out_h = node->shape.h,
+                        .out_w = node->shape.w,
+                        .out_c = node->shape.c,
+                        .macs = node_macs(node)};
+    if (node->op == HL_OP_NORM) {
+        add_param(layer, node->norm.scale);
+        add_param(layer, node->norm.shift);
+        return;
+    }
+    add_param(layer, node->expr.weight);
+    add_param(layer, node->expr.bias);
+    add_param(layer, node->expr.gate);
+}
+
+const char *hl_model_class_name(const hl_model *m, int64_t index)
+{
+    return m->class_names != NULL && index >= 0 && index < m->classes ? m->class_names[index] : NULL;
+}
+
+hl_status hl_model_set_class_names(hl_model *m, const char *const *names, int64_t count)
+{
+    if (count != m->classes)
+        return hl_fail(HL_E_INTERNAL, "class names", NULL, "%lld names for %lld classes", (long long)count,
+                       (long long)m->classes);
+    free_class_names(m);
+    HL_TRY(hl_alloc_array((size_t)count, sizeof *m->class_names, "class names", (void **)&m->class_names));
+    for (int64_t i = 0; i < count; i++)
+        HL_TRY(copy_text(names[i], &m->class_names[i]));
+    return HL_OK;
+}
+
+hl_status hl_model_place(hl_model *m, const hl_compute *compute)
+{
+    if (m->backend != NULL)
+        return HL_OK;
+    HL_TRY(hl_cpu_backend_open(compute != NULL ? compute->threads : 0, &m->log, &m->backend));
+    hl_status status = hl_graph_place(m->graph, m->backend);
+    if (status != HL_OK) {
+        hl_placement_destroy(m->graph);
+        hl_backend_close(m->backend);
+        m->backend = NULL;
+    }
+    return status;
+}
+
+hl_elem hl_model_elem(const hl_model *m, hl_precision precision, bool training)
+{
+    bool native = m->backend->ops->is_native(m->backend, HL_ELEM_BF16);
+    bool half = precision == HL_PRECISION_BF16 || (precision == HL_PRECISION_DEFAULT && training && native);
+    return half ? HL_ELEM_BF16 : HL_ELEM_F32;
+}
+
+void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_compile_options *options)
+{
+    static const hl_projection_exec execs[] = {HL_PROJECTION_AUTO, HL_PROJECTION_FOLD, HL_PROJECTION_CACHE};
+    *options = (hl_compile_options){.projection = execs[projection]};
+    memcpy(options->mean, m->preprocess.mean, sizeof m->preprocess.mean);
+    memcpy(options->std, m->preprocess.std, sizeof m->preprocess.std);
+}
+
+hl_status hl_model_export(hl_model *m, const char *path)
+{
+    hl_tensor_map *map;
+    HL_TRY(hl_graph_download(m->graph));
+    HL_TRY(hl_weights_export(m->graph, &map));
+    hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
+    if (status == HL_OK)
+        status = hl_safetensors_write(path, map);
+    hl_tensor_map_destroy(map);
+    return status;
+}

@@ -1,0 +1,63 @@
+/* What is behind hl_model. */
+#ifndef HL_TRAIN_MODEL_H
+#define HL_TRAIN_MODEL_H
+
+#include <heirloom/train.h>
+
+#include "backend/backend.h"
+#include "graph/program.h"
+#include "io/sha256.h"
+#include "method/method.h"
+#include "models/registry.h"
+
+struct hl_model {
+    const hl_model_info *info;
+    hl_graph *graph;
+    hl_preprocess preprocess;
+    int64_t classes;
+    char **class_names; /* [classes], or NULL */
+    char *weights;      /* file of the base weights, as a path that stays valid; NULL: fresh from `seed` */
+    char *init_from;    /* run folder whose merged result is the base; NULL: none */
+    uint64_t seed;
+    hl_log log;
+    char base_hash[HL_SHA256_HEX];
+    bool has_method;
+    hl_method method;
+    char method_text[1024];
+    hl_norm_mode norm;   /* resolved: never HL_NORM_DEFAULT once a method is applied */
+    hl_backend *backend; /* once computing has begun; the graph is placed on it */
+};
+
+/* Opens the backend and places the parameters, the first time; later calls must not ask for another number of
+ * threads. */
+hl_status hl_model_place(hl_model *model, const hl_compute *compute);
+
+/* Activations' element type for a precision; `training` decides what the default is. */
+hl_elem hl_model_elem(const hl_model *model, hl_precision precision, bool training);
+
+/* Fills in what programs of this model have in common. */
+void hl_model_compile_options(const hl_model *model, hl_exec projection, hl_compile_options *options);
+
+/* Is this a tensor of the adapter: trained, or a statistic that moves? */
+static inline bool hl_param_is_adapted(const hl_param *p)
+{
+    return p->trained || p->moves;
+}
+
+/* Sets base_hash from all parameters and statistics but the head and what a method adds. */
+hl_status hl_model_hash_base(hl_model *model);
+
+/* Everything the method trained and where it came from, written whole or not at all. */
+hl_status hl_model_save_adapter(hl_model *model, const char *path);
+
+/* What an adapter file says about its run; strings belong to the map it came from. */
+typedef struct hl_adapter_info {
+    const char *model, *method, *weights, *init_from, *base_hash, *class_names;
+    hl_norm_mode norm;
+    int64_t classes;
+    uint64_t seed;
+    hl_preprocess preprocess;
+} hl_adapter_info;
+hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_adapter_info *info);
+
+#endif
