@@ -1,111 +1,82 @@
-/* NORM_BATCH and NORM_BATCH_GRAD: batch norm on the statistics of the batch (Ioffe and Szegedy, 2015), as
- * torch.nn.BatchNorm2d in training: biased variance to normalise, unbiased variance into the running one. */
+/* NORM_BATCH and NORM_BATCH_GRAD: normalisation by the statistics of the batch.
+ * One pass over memory takes the sums of x and x^2 (columns.h), so that means far from zero do not cancel. */
 #include <math.h>
 
 #include "backend/cpu/norm_util.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
-    (void)cpu;
-    const hl_tensor *x = step->in[0];
-    HL_TRY(hl_norm_check(step, x));
-    if (hl_tensor_rows(x) < 2)
-        return hl_fail(HL_E_ARG, step->name, "use a larger --batch-size or --norm frozen",
-                       "batch statistics need more than one value per channel");
-    return HL_OK;
+    if (hl_tensor_rows(step->in[0]) < 2)
+        return hl_fail(HL_E_ARG, step->name, "use a larger batch, or running statistics",
+                       "the statistics of a batch need more than 1 value per channel");
+    return hl_norm_check(cpu, step);
 }
 
-/* Scratch: sums, then three vectors. */
-static hl_status prepare(hl_cpu *cpu, hl_step *step)
+/* running = (1 - momentum) running + momentum batch. */
+static void move(hl_param *running, int64_t i, float momentum, double batch)
 {
-    (void)cpu;
-    step->scratch_bytes = hl_norm_sums_bytes(step->in[0]) + 3 * (size_t)step->in[0]->shape.c * sizeof(float);
-    return HL_OK;
-}
-
-static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
-{
-    (void)cpu;
-    step->exec = scratch;
-    return HL_OK;
-}
-
-static float scale_of(const hl_norm_attr *norm, int64_t c)
-{
-    return norm->scale != NULL ? norm->scale->value[c] : 1.0f;
-}
-
-static void move_statistics(const hl_norm_attr *norm, int64_t c, double mean, double variance, int64_t rows)
-{
-    double unbiased = variance * (double)rows / (double)(rows - 1), share = (double)norm->momentum;
-    if (norm->mean->moves)
-        norm->mean->value[c] = (float)((1.0 - share) * (double)norm->mean->value[c] + share * mean);
-    if (norm->var->moves)
-        norm->var->value[c] = (float)((1.0 - share) * (double)norm->var->value[c] + share * unbiased);
+    if (running != NULL && running->moves)
+        running->value[i] =
+            (float)((1.0 - (double)momentum) * (double)running->value[i] + (double)momentum * batch);
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
     const hl_norm_attr *norm = &step->norm;
-    const hl_tensor *x = step->in[0];
-    int64_t channels = x->shape.c, rows = hl_tensor_rows(x);
-    double *sums = step->exec;
-    float *a = (float *)((char *)step->exec + hl_norm_sums_bytes(x)), *b = a + channels, *zero = b + channels;
-    float *mean = step->out[1]->data, *inverse = step->out[2]->data;
-    for (int64_t c = 0; c < channels; c++)
-        zero[c] = 0.0f;
-    /* Two passes: the mean first, then squares around it, so that a large mean does not cancel the variance
-     * away. */
-    hl_norm_sums(x, x, zero, sums);
-    for (int64_t c = 0; c < channels; c++) {
-        double total[2];
-        hl_norm_total(sums, rows, channels, c, total);
-        mean[c] = (float)(total[0] / (double)rows);
+    hl_columns c = hl_columns_of(step->in[0]);
+    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec);
+    double *sum, *square, count = (double)c.rows;
+    hl_columns_sums(&c, step->in[0], NULL, NULL, hl_norm_sums_memory(&c, step->exec), &sum, &square);
+    float *mean_out = step->out[1]->data, *inverse_out = step->out[2]->data;
+    for (int64_t i = 0; i < c.channels; i++) {
+        double mean = sum[i] / count, var = square[i] / count - mean * mean;
+        var = var < 0.0 ? 0.0 : var;
+        double inverse = 1.0 / sqrt(var + (double)norm->eps);
+        k.mean[i] = mean_out[i] = (float)mean;
+        inverse_out[i] = (float)inverse;
+        k.gain[i] = (float)(inverse * (double)hl_norm_scale(norm, i));
+        k.slope[i] = 0.0f;
+        k.shift[i] = hl_norm_shift(norm, i);
+        move(norm->mean, i, norm->momentum, mean);
+        move(norm->var, i, norm->momentum, var * count / (count - 1.0));
     }
-    /* sum x (x - m) = sum (x - m)^2 + m sum (x - m), and m sum (x - m) is known exactly. */
-    hl_norm_sums(x, x, mean, sums);
-    for (int64_t c = 0; c < channels; c++) {
-        double total[2], m = (double)mean[c];
-        hl_norm_total(sums, rows, channels, c, total);
-        double residue = total[0] - m * (double)rows; /* of rounding the mean to f32 */
-        double variance =
-            (total[1] - m * residue) / (double)rows - (residue / (double)rows) * (residue / (double)rows);
-        variance = variance > 0.0 ? variance : 0.0;
-        inverse[c] = (float)(1.0 / sqrt(variance + (double)norm->eps));
-        a[c] = scale_of(norm, c) * inverse[c];
-        b[c] = (norm->shift != NULL ? norm->shift->value[c] : 0.0f) - a[c] * mean[c];
-        move_statistics(norm, c, m + residue / (double)rows, variance, rows);
-    }
-    hl_norm_affine(x, step->in[1], step->out[0], a, b, norm->act);
+    hl_norm_repeat(&c, &k);
+    hl_norm_apply(step, &c, &k);
     return HL_OK;
 }
 
-/* With n rows, xhat = (x - mean) inverse:  dx = scale inverse (dy - mean(dy) - xhat mean(dy xhat)). */
+/* With S1 = sum of dy and S2 = sum of dy (x - mean), s = 1 / deviation and m values per channel:
+ *     dx = scale s (dy - S1 / m - (x - mean) s^2 S2 / m) */
 static hl_status grad_run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
     const hl_norm_attr *norm = &step->norm;
-    const hl_tensor *dy = step->in[0], *x = step->in[1];
+    const hl_tensor *dy = step->in[0], *x = step->in[1], *dx = step->out[0];
     const float *mean = step->in[2]->data, *inverse = step->in[3]->data;
-    int64_t channels = dy->shape.c, rows = hl_tensor_rows(dy);
-    double *sums = step->exec;
-    float *p = (float *)((char *)step->exec + hl_norm_sums_bytes(dy)), *q = p + channels, *k = q + channels;
-    hl_norm_sums(dy, x, mean, sums);
-    for (int64_t c = 0; c < channels; c++) {
-        double total[2], inv = (double)inverse[c];
-        hl_norm_total(sums, rows, channels, c, total);
-        double normalised = total[1] * inv;
-        hl_norm_param_grads(step, c, total[0], normalised);
-        double s = (double)scale_of(norm, c) * inv, slope = -s * inv * normalised / (double)rows;
-        p[c] = (float)s;
-        q[c] = (float)slope;
-        k[c] = (float)(-s * total[0] / (double)rows - slope * (double)mean[c]);
+    hl_columns c = hl_columns_of(dy);
+    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec);
+    for (int64_t i = 0; i < c.channels; i++)
+        k.mean[i] = mean[i];
+    hl_columns_repeat(&c, k.mean);
+    double *sum, *dot, count = (double)c.rows;
+    hl_columns_sums(&c, dy, x, k.mean, hl_norm_sums_memory(&c, step->exec), &sum, &dot);
+    if (hl_norm_trains(norm))
+        hl_norm_param_grads(step, &c, sum, dot, inverse);
+    if (dx == NULL)
+        return HL_OK;
+    for (int64_t i = 0; i < c.channels; i++) {
+        double s = (double)inverse[i], gain = (double)hl_norm_scale(norm, i) * s;
+        k.gain[i] = (float)gain;
+        k.slope[i] = (float)(-gain * s * s * dot[i] / count);
+        k.shift[i] = (float)(-gain * sum[i] / count);
     }
-    if (step->out[0] != NULL)
-        hl_norm_combine(dy, x, step->out[0], p, q, k);
+    hl_norm_repeat(&c, &k);
+    hl_norm_apply_grad(dy, x, dx, &c, &k);
     return HL_OK;
 }
 
-const hl_cpu_op hl_cpu_norm_batch = {.check = check, .prepare = prepare, .bind = bind, .run = run};
-const hl_cpu_op hl_cpu_norm_batch_grad = {.check = check, .prepare = prepare, .bind = bind, .run = grad_run};
+const hl_cpu_op hl_cpu_norm_batch = {
+    .check = check, .prepare = hl_norm_prepare, .bind = hl_norm_bind, .run = run};
+const hl_cpu_op hl_cpu_norm_batch_grad = {
+    .check = check, .prepare = hl_norm_prepare, .bind = hl_norm_bind, .run = grad_run};

@@ -1,193 +1,180 @@
 #include "backend/cpu/norm_util.h"
 
 #include "backend/cpu/act_math.h"
-#include "backend/cpu/row_blocks.h"
 #include "backend/cpu/simd.h"
 
-/* A tile is some whole rows, or, for very wide tensors, part of one. */
-typedef struct tile_range {
-    int64_t at, count, channel; /* first element, how many, channel of the first */
-} tile_range;
+enum { COEFFICIENTS = 4 };
 
-/* Tiles of rows [first, last) in order; start with *row = first and *channel = 0. */
-static bool next_tile(int64_t channels, int64_t last, int64_t *row, int64_t *channel, tile_range *tile)
+size_t hl_norm_scratch_bytes(const hl_columns *c)
 {
-    if (*row >= last)
-        return false;
-    tile->at = *row * channels + *channel;
-    tile->channel = *channel;
-    if (channels > HL_TILE) {
-        int64_t left = channels - *channel;
-        tile->count = left < HL_TILE ? left : HL_TILE;
-        *channel += tile->count;
-        if (*channel == channels) {
-            *channel = 0;
-            *row += 1;
-        }
-        return true;
-    }
-    int64_t rows = hl_tile_rows(channels), left = last - *row;
-    rows = rows < left ? rows : left;
-    tile->count = rows * channels;
-    *row += rows;
-    return true;
+    return hl_columns_sums_bytes(c) + (size_t)(COEFFICIENTS * c->width) * sizeof(float);
 }
 
-HL_CLONES static void affine_tile(float *restrict v, const float *restrict residual, const float *restrict a,
-                                  const float *restrict b, int64_t count, int64_t width, hl_act act)
+double *hl_norm_sums_memory(const hl_columns *c, void *scratch)
 {
-    for (int64_t i = 0; i < count; i += width) {
-        float *row = v + i;
-        for (int64_t c = 0; c < width; c++)
-            row[c] = a[c] * row[c] + b[c];
+    (void)c;
+    return scratch;
+}
+
+hl_norm_coefficients hl_norm_coefficients_at(const hl_columns *c, void *scratch)
+{
+    float *at = (float *)(void *)((char *)scratch + hl_columns_sums_bytes(c));
+    return (hl_norm_coefficients){at, at + c->width, at + 2 * c->width, at + 3 * c->width};
+}
+
+void hl_norm_repeat(const hl_columns *c, const hl_norm_coefficients *k)
+{
+    hl_columns_repeat(c, k->mean);
+    hl_columns_repeat(c, k->gain);
+    hl_columns_repeat(c, k->slope);
+    hl_columns_repeat(c, k->shift);
+}
+
+/* x - mean is taken first: with the mean moved into the shift, large means would cancel. */
+HL_CLONES static void forward_tile(float *restrict v, int64_t count, int64_t width,
+                                   const float *restrict mean, const float *restrict gain,
+                                   const float *restrict shift)
+{
+    for (int64_t at = 0; at < count; at += width) {
+        int64_t n = count - at < width ? count - at : width;
+        for (int64_t t = 0; t < n; t++)
+            v[at + t] = (v[at + t] - mean[t]) * gain[t] + shift[t];
     }
+}
+
+HL_CLONES static void finish_tile(float *restrict v, int64_t count, const float *restrict residual,
+                                  hl_act act)
+{
     if (residual != NULL)
         for (int64_t i = 0; i < count; i++)
             v[i] += residual[i];
     hl_act_run(act, v, count);
 }
 
-HL_CLONES static void combine_tile(float *restrict u, const float *restrict v, const float *restrict p,
-                                   const float *restrict q, const float *restrict k, int64_t count,
-                                   int64_t width)
+static void forward_chunk(const hl_step *step, const hl_columns *c, const hl_norm_coefficients *k,
+                          const hl_tensor *residual, int64_t first, int64_t end)
 {
-    for (int64_t i = 0; i < count; i += width) {
-        float *row = u + i;
-        const float *other = v + i;
-        for (int64_t c = 0; c < width; c++)
-            row[c] = p[c] * row[c] + q[c] * other[c] + k[c];
+    float v[HL_TILE], r[HL_TILE];
+    int64_t width = c->width < HL_TILE ? c->width : HL_TILE;
+    for (int64_t at = first, n, offset; at < end; at += n) {
+        n = hl_columns_tile(c, at, end, &offset);
+        hl_tile_load(step->in[0], at, n, v);
+        if (residual != NULL)
+            hl_tile_load(residual, at, n, r);
+        forward_tile(v, n, width, k->mean + offset, k->gain + offset, k->shift + offset);
+        if (residual != NULL || step->norm.act != HL_ACT_NONE)
+            finish_tile(v, n, residual != NULL ? r : NULL, step->norm.act);
+        hl_tile_store(step->out[0], at, n, v);
     }
 }
 
-HL_CLONES static void scale_tile(float *restrict u, const float *restrict p, const float *restrict k,
-                                 int64_t count, int64_t width)
+void hl_norm_apply(const hl_step *step, const hl_columns *c, const hl_norm_coefficients *k)
 {
-    for (int64_t i = 0; i < count; i += width)
-        for (int64_t c = 0; c < width; c++)
-            u[i + c] = p[c] * u[i + c] + k[c];
-}
-
-HL_CLONES static void sums_tile(const float *restrict u, const float *restrict v, const float *restrict shift,
-                                int64_t count, int64_t width, float *restrict first, float *restrict second)
-{
-    for (int64_t c = 0; c < width; c++)
-        first[c] = second[c] = 0.0f;
-    for (int64_t i = 0; i < count; i += width)
-        for (int64_t c = 0; c < width; c++) {
-            first[c] += u[i + c];
-            second[c] += u[i + c] * (v[i + c] - shift[c]);
-        }
-}
-
-/* Rows [first, last) of equal chunks, about a tile's worth of work each. */
-static int64_t chunk_rows(int64_t channels)
-{
-    return hl_tile_rows(channels) * 4;
-}
-
-void hl_norm_affine(const hl_tensor *x, const hl_tensor *residual, const hl_tensor *y, const float *a,
-                    const float *b, hl_act act)
-{
-    int64_t channels = x->shape.c, rows = hl_tensor_rows(x), chunk = chunk_rows(channels);
-    int64_t width = channels < HL_TILE ? channels : HL_TILE;
+    const hl_tensor *residual = step->in_count > 1 ? step->in[1] : NULL;
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < rows; first += chunk) {
-        float v[HL_TILE], r[HL_TILE];
-        int64_t last = rows - first < chunk ? rows : first + chunk, row = first, channel = 0;
-        for (tile_range t; next_tile(channels, last, &row, &channel, &t);) {
-            hl_tile_load(x, t.at, t.count, v);
-            if (residual != NULL)
-                hl_tile_load(residual, t.at, t.count, r);
-            affine_tile(v, residual != NULL ? r : NULL, a + t.channel, b + t.channel, t.count,
-                        width < t.count ? width : t.count, act);
-            hl_tile_store(y, t.at, t.count, v);
-        }
+    for (int64_t first = 0; first < c->count; first += c->chunk)
+        forward_chunk(step, c, k, residual, first, c->count - first < c->chunk ? c->count : first + c->chunk);
+}
+
+HL_CLONES static void scale_tile(float *restrict g, int64_t count, int64_t width, const float *restrict gain)
+{
+    for (int64_t at = 0; at < count; at += width) {
+        int64_t n = count - at < width ? count - at : width;
+        for (int64_t t = 0; t < n; t++)
+            g[at + t] *= gain[t];
     }
 }
 
-void hl_norm_combine(const hl_tensor *u, const hl_tensor *v, const hl_tensor *out, const float *p,
-                     const float *q, const float *k)
+HL_CLONES static void backward_tile(float *restrict g, const float *restrict x, int64_t count, int64_t width,
+                                    const float *restrict mean, const float *restrict gain,
+                                    const float *restrict slope, const float *restrict shift)
 {
-    int64_t channels = u->shape.c, rows = hl_tensor_rows(u), chunk = chunk_rows(channels);
-    int64_t width = channels < HL_TILE ? channels : HL_TILE;
+    for (int64_t at = 0; at < count; at += width) {
+        int64_t n = count - at < width ? count - at : width;
+        for (int64_t t = 0; t < n; t++)
+            g[at + t] = g[at + t] * gain[t] + ((x[at + t] - mean[t]) * slope[t] + shift[t]);
+    }
+}
+
+static void backward_chunk(const hl_tensor *dy, const hl_tensor *x, const hl_tensor *dx, const hl_columns *c,
+                           const hl_norm_coefficients *k, int64_t first, int64_t end)
+{
+    float g[HL_TILE], v[HL_TILE];
+    int64_t width = c->width < HL_TILE ? c->width : HL_TILE;
+    for (int64_t at = first, n, offset; at < end; at += n) {
+        n = hl_columns_tile(c, at, end, &offset);
+        hl_tile_load(dy, at, n, g);
+        if (x != NULL) {
+            hl_tile_load(x, at, n, v);
+            backward_tile(g, v, n, width, k->mean + offset, k->gain + offset, k->slope + offset,
+                          k->shift + offset);
+        } else {
+            scale_tile(g, n, width, k->gain + offset);
+        }
+        hl_tile_store(dx, at, n, g);
+    }
+}
+
+void hl_norm_apply_grad(const hl_tensor *dy, const hl_tensor *x, const hl_tensor *dx, const hl_columns *c,
+                        const hl_norm_coefficients *k)
+{
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < rows; first += chunk) {
-        float a[HL_TILE], b[HL_TILE];
-        int64_t last = rows - first < chunk ? rows : first + chunk, row = first, channel = 0;
-        for (tile_range t; next_tile(channels, last, &row, &channel, &t);) {
-            int64_t w = width < t.count ? width : t.count;
-            hl_tile_load(u, t.at, t.count, a);
-            if (v != NULL) {
-                hl_tile_load(v, t.at, t.count, b);
-                combine_tile(a, b, p + t.channel, q + t.channel, k + t.channel, t.count, w);
-            } else {
-                scale_tile(a, p + t.channel, k + t.channel, t.count, w);
-            }
-            hl_tile_store(out, t.at, t.count, a);
-        }
-    }
+    for (int64_t first = 0; first < c->count; first += c->chunk)
+        backward_chunk(dy, x, dx, c, k, first, c->count - first < c->chunk ? c->count : first + c->chunk);
 }
 
-size_t hl_norm_sums_bytes(const hl_tensor *u)
+static bool is_trained(const hl_param *p)
 {
-    return (size_t)(hl_row_blocks(hl_tensor_rows(u)) * u->shape.c) * 2 * sizeof(double);
+    return p != NULL && p->trained;
 }
 
-static void block_sums(const hl_tensor *u, const hl_tensor *v, const float *shift, int64_t first,
-                       int64_t last, double *sums)
+bool hl_norm_trains(const hl_norm_attr *norm)
 {
-    float a[HL_TILE], b[HL_TILE], one[HL_TILE], two[HL_TILE];
-    int64_t channels = u->shape.c, row = first, channel = 0, width = channels < HL_TILE ? channels : HL_TILE;
-    for (int64_t c = 0; c < 2 * channels; c++)
-        sums[c] = 0.0;
-    for (tile_range t; next_tile(channels, last, &row, &channel, &t);) {
-        int64_t w = width < t.count ? width : t.count;
-        hl_tile_load(u, t.at, t.count, a);
-        if (v != u)
-            hl_tile_load(v, t.at, t.count, b);
-        sums_tile(a, v != u ? b : a, shift + t.channel, t.count, w, one, two);
-        for (int64_t c = 0; c < w; c++) {
-            sums[2 * (t.channel + c)] += (double)one[c];
-            sums[2 * (t.channel + c) + 1] += (double)two[c];
-        }
-    }
+    return is_trained(norm->scale) || is_trained(norm->shift);
 }
 
-void hl_norm_sums(const hl_tensor *u, const hl_tensor *v, const float *shift, double *sums)
-{
-    int64_t rows = hl_tensor_rows(u), blocks = hl_row_blocks(rows);
-#pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < blocks; b++)
-        block_sums(u, v, shift, hl_row_block_first(rows, blocks, b), hl_row_block_first(rows, blocks, b + 1),
-                   sums + b * u->shape.c * 2);
-}
-
-void hl_norm_total(const double *sums, int64_t rows, int64_t channels, int64_t c, double total[2])
-{
-    int64_t blocks = hl_row_blocks(rows);
-    total[0] = total[1] = 0.0;
-    for (int64_t b = 0; b < blocks; b++) {
-        total[0] += sums[(b * channels + c) * 2];
-        total[1] += sums[(b * channels + c) * 2 + 1];
-    }
-}
-
-void hl_norm_param_grads(const hl_step *step, int64_t c, double sum_dy, double sum_dy_normalised)
+void hl_norm_param_grads(const hl_step *step, const hl_columns *c, const double *sum, const double *dot,
+                         const float *inverse_deviation)
 {
     const hl_norm_attr *norm = &step->norm;
     bool keep = step->run->grad_keep != 0.0f;
-    if (norm->scale != NULL && norm->scale->trained)
-        norm->scale->grad[c] = (keep ? norm->scale->grad[c] : 0.0f) + (float)sum_dy_normalised;
-    if (norm->shift != NULL && norm->shift->trained)
-        norm->shift->grad[c] = (keep ? norm->shift->grad[c] : 0.0f) + (float)sum_dy;
+    for (int64_t i = 0; i < c->channels; i++) {
+        if (is_trained(norm->scale))
+            norm->scale->grad[i] =
+                (keep ? norm->scale->grad[i] : 0.0f) + (float)(dot[i] * (double)inverse_deviation[i]);
+        if (is_trained(norm->shift))
+            norm->shift->grad[i] = (keep ? norm->shift->grad[i] : 0.0f) + (float)sum[i];
+    }
 }
 
-hl_status hl_norm_check(const hl_step *step, const hl_tensor *x)
+static bool fits(const hl_param *p, int64_t channels)
 {
-    HL_TRY(hl_tile_check(step));
-    if (step->norm.mean == NULL || step->norm.var == NULL || step->norm.mean->count != x->shape.c ||
-        step->norm.var->count != x->shape.c)
-        return hl_fail(HL_E_INTERNAL, step->name, NULL, "a norm's statistics do not fit %lld channels",
-                       (long long)x->shape.c);
+    return p == NULL || p->count == channels;
+}
+
+hl_status hl_norm_check(const hl_cpu *cpu, const hl_step *step)
+{
+    (void)cpu;
+    const hl_norm_attr *norm = &step->norm;
+    int64_t c = step->in[0]->shape.c;
+    if (norm->mean == NULL || norm->var == NULL || !fits(norm->scale, c) || !fits(norm->shift, c) ||
+        !fits(norm->mean, c) || !fits(norm->var, c))
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "a norm over %lld channels has other parameters",
+                       (long long)c);
+    return hl_tile_check(step);
+}
+
+hl_status hl_norm_prepare(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    hl_columns c = hl_columns_of(step->in[0]);
+    step->scratch_bytes = hl_norm_scratch_bytes(&c);
+    return HL_OK;
+}
+
+hl_status hl_norm_bind(hl_cpu *cpu, hl_step *step, void *scratch)
+{
+    (void)cpu;
+    step->exec = scratch;
     return HL_OK;
 }

@@ -1,30 +1,47 @@
-/* What the norm steps share: per-channel affine maps over tiles, and per-channel sums. */
+/* What the norms share: their coefficients, one of each a channel, and the passes over the data. */
 #ifndef HL_BACKEND_CPU_NORM_UTIL_H
 #define HL_BACKEND_CPU_NORM_UTIL_H
 
-#include "backend/cpu/tile.h"
+#include "backend/cpu/columns.h"
 
-/* y[r, c] = act(a[c] x[r, c] + b[c] + residual[r, c]) over all rows; residual may be NULL. */
-void hl_norm_affine(const hl_tensor *x, const hl_tensor *residual, const hl_tensor *y, const float *a,
-                    const float *b, hl_act act);
+/* Coefficients, `width` of each (host/backend/cpu/columns.h), in scratch:
+ *     forward  y  = (x - mean) gain + shift
+ *     backward dx = dy gain + (x - mean) slope + shift */
+typedef struct hl_norm_coefficients {
+    float *mean, *gain, *slope, *shift;
+} hl_norm_coefficients;
 
-/* out[r, c] = p[c] u[r, c] + q[c] v[r, c] + k[c]; with v NULL the middle term is left out. */
-void hl_norm_combine(const hl_tensor *u, const hl_tensor *v, const hl_tensor *out, const float *p,
-                     const float *q, const float *k);
+/* Scratch of a norm: coefficients, and the memory of hl_columns_sums. */
+size_t hl_norm_scratch_bytes(const hl_columns *c);
+double *hl_norm_sums_memory(const hl_columns *c, void *scratch);
+hl_norm_coefficients hl_norm_coefficients_at(const hl_columns *c, void *scratch);
+void hl_norm_repeat(const hl_columns *c, const hl_norm_coefficients *k);
 
-/* Partial sums in double by row block (row_blocks.h): for each block and channel
- * sums[(block * channels + c) * 2] = sum of u, sums[.. + 1] = sum of u (v - shift[c]), over the block's rows;
- * v may be u. */
-size_t hl_norm_sums_bytes(const hl_tensor *u);
-void hl_norm_sums(const hl_tensor *u, const hl_tensor *v, const float *shift, double *sums);
-/* Sums the blocks in order into total[2]. */
-void hl_norm_total(const double *sums, int64_t rows, int64_t channels, int64_t c, double total[2]);
+/* out 0 = act((in 0 - mean) gain + shift + in 1). */
+void hl_norm_apply(const hl_step *step, const hl_columns *c, const hl_norm_coefficients *k);
+/* dx = dy gain + (x - mean) slope + shift; x NULL: dy gain. */
+void hl_norm_apply_grad(const hl_tensor *dy, const hl_tensor *x, const hl_tensor *dx, const hl_columns *c,
+                        const hl_norm_coefficients *k);
 
-/* Gradients of scale and shift where they are trained: d scale = sum dy (x - mean) inverse, d shift = sum dy.
- */
-void hl_norm_param_grads(const hl_step *step, int64_t c, double sum_dy, double sum_dy_normalised);
+/* Adds to (or overwrites) the gradients of what is trained, from sum = sum of dy and dot = sum of dy (x -
+ * mean). */
+void hl_norm_param_grads(const hl_step *step, const hl_columns *c, const double *sum, const double *dot,
+                         const float *inverse_deviation);
+bool hl_norm_trains(const hl_norm_attr *norm);
 
-/* Operands of a norm: equal shapes, parameters of that many channels. */
-hl_status hl_norm_check(const hl_step *step, const hl_tensor *x);
+static inline float hl_norm_scale(const hl_norm_attr *norm, int64_t c)
+{
+    return norm->scale != NULL ? norm->scale->value[c] : 1.0f;
+}
+
+static inline float hl_norm_shift(const hl_norm_attr *norm, int64_t c)
+{
+    return norm->shift != NULL ? norm->shift->value[c] : 0.0f;
+}
+
+/* Rows of a hl_cpu_op: shapes that fit, scratch for the above, exec = scratch. */
+hl_status hl_norm_check(const hl_cpu *cpu, const hl_step *step);
+hl_status hl_norm_prepare(hl_cpu *cpu, hl_step *step);
+hl_status hl_norm_bind(hl_cpu *cpu, hl_step *step, void *scratch);
 
 #endif
