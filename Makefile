@@ -94,7 +94,7 @@ FUZZ_SOURCES  := $(wildcard host/base/*.c host/io/*.c host/data/*.c) tests/fuzz/
 FUZZ_PROGRAMS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_FLAGS    := -std=c17 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined -Itests
 
-$(BUILD)/fuzz/bin/%: tests/fuzz/%.c $(FUZZ_SOURCES) tests/fuzz/replay.c
+$(BUILD)/fuzz/bin/%: tests/fuzz/%.c $(FUZZ_SOURCES) tests/fuzz/replay.c $(wildcard host/base/*.h host/io/*.h host/data/*.h)
 	@mkdir -p $(@D)
 	@echo "LD $@"
 	$(Q)$(if $(FUZZ_CC),$(FUZZ_CC) -fsanitize=fuzzer,$(CC) tests/fuzz/replay.c) -fsanitize=address,undefined \

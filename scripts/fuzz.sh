@@ -14,6 +14,9 @@ for program in "$@"; do
     case $name in
     safetensors) cp -n tests/fixtures/weights/*.safetensors "$corpus" ;;
     pytorch) cp -n tests/fixtures/weights/*.pt tests/fixtures/weights/*.pth "$corpus" ;;
+    jpeg) cp -n tests/fixtures/images/*.jpg "$corpus" ;;
+    png) cp -n tests/fixtures/images/*.png "$corpus" ;;
+    csv) printf 'path,label\na.png,cat\n"b ""c"".jpg",dog\n' >"$corpus/table" ;;
     yaml)
         printf 'model: resnet18\nlr: 0.1\nflag: true\nquoted: "x\\ty"\nlist: [1, 2.5, a]\ngrid: {a: 1, b: [2]}\n' >"$corpus/flat"
         printf -- '---\n- a\n- &x b\n- *x\n...\n---\n!!str c: |\n  block\n' >"$corpus/odd"
@@ -32,7 +35,9 @@ for program in "$@"; do
         grep -E '^Done|ERROR|SUMMARY|Test unit written' "$folder/$name.log" || true
     else
         echo "replaying $name (this compiler has no libFuzzer)"
-        find "$corpus" "$crashers" -type f -print0 2>/dev/null | xargs -0 -r "$program" >"$folder/$name.log" || status=1
+        inputs=("$corpus")
+        [ ! -d "$crashers" ] || inputs+=("$crashers")
+        find "${inputs[@]}" -type f -print0 | xargs -0 -r "$program" >"$folder/$name.log" || status=1
     fi
 done
 exit $status

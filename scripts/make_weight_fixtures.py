@@ -4,12 +4,14 @@
 expected.safetensors holds what the files named all_* must give. Files named bad_* must be refused. Run from the
 repository's root with torch and safetensors installed; the result is committed.
 """
+import argparse
 import io
 import os
 import pathlib
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -103,6 +105,8 @@ def main():
     checkpoint = {
         "epoch": 3, "arch": "linear", "best": 0.5, "nothing": None, "flags": (True, False), "big": 2**70,
         "optimizer": optimizer.state_dict(),
+        "args": argparse.Namespace(lr=0.1, output=pathlib.PosixPath("runs")),
+        "accuracy": np.float64(0.75), "history": np.arange(3),
         "many": {f"t{i}": torch.zeros(1) for i in range(5)},
         "state_dict": OrderedDict((f"module.{k}", v) for k, v in model.state_dict().items()),
     }
