@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-
 static float lr_scale(const hl_model *m, const hl_train_options *o, const hl_param *p, double lr)
 {
     double gate_lr = hl_method_number_or(&m->method, "gate-lr", 0.0);
@@ -15,7 +14,8 @@ static float lr_scale(const hl_model *m, const hl_train_options *o, const hl_par
 static hl_status make_segments(hl_optimizer_state *s, const hl_model *m, const hl_train_options *o, double lr)
 {
     const hl_placement *placed = s->placement;
-    HL_TRY(hl_alloc_array((size_t)placed->trained_count, sizeof *s->segments, "optimizer", (void **)&s->segments));
+    HL_TRY(hl_alloc_array((size_t)placed->trained_count, sizeof *s->segments, "optimizer",
+                          (void **)&s->segments));
     for (int t = 0; t < placed->trained_count; t++)
         s->segments[t] = (hl_segment){.first = placed->first[t],
                                       .count = placed->trained[t]->count,
@@ -54,7 +54,8 @@ static hl_status prepare(hl_optimizer_state *s, const hl_train_options *o)
     return s->backend->ops->bind(s->backend, &s->step, NULL);
 }
 
-hl_status hl_optimizer_create(hl_model *m, const hl_train_options *o, double lr, hl_run_state *run, hl_optimizer_state **optimizer)
+hl_status hl_optimizer_create(hl_model *m, const hl_train_options *o, double lr, hl_run_state *run,
+                              hl_optimizer_state **optimizer)
 {
     *optimizer = NULL;
     hl_optimizer_state *s = calloc(1, sizeof *s);

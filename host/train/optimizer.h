@@ -16,7 +16,8 @@ typedef struct hl_optimizer_state {
     double l1;                /* of gates */
 } hl_optimizer_state;
 
-/* `run` is read at every step and must outlive it. lr scales follow the method's gate-lr and the options' head_lr_scale. */
+/* `run` is read at every step and must outlive it. lr scales follow the method's gate-lr and the options'
+ * head_lr_scale. */
 hl_status hl_optimizer_create(hl_model *model, const hl_train_options *options, double lr, hl_run_state *run,
                               hl_optimizer_state **optimizer);
 void hl_optimizer_destroy(hl_optimizer_state *optimizer); /* NULL is fine */
