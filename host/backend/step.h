@@ -165,7 +165,9 @@ typedef struct hl_norm_attr {
 typedef struct hl_pool_attr {
     hl_window window;
     bool max;
-    bool count_padding; /* average: divide by the whole window even where it hangs over the edge */
+    /* Average: divide by the whole window where it hangs over the edge, as far as `top` rows and `left`
+     * columns on either side; what lies beyond (ceil mode) never counts. False: divide by what is inside. */
+    bool count_padding;
 } hl_pool_attr;
 
 typedef enum hl_optimizer_kind {

@@ -110,7 +110,7 @@ void ref_norm_batch_grad(const double *dy, const double *x, int64_t rows, int64_
 /* Visits the inputs of output pixel (n, oy, ox), channel c: index of each into x, and its place in the
  * window. */
 typedef struct visit {
-    int64_t at[256], place[256], count;
+    int64_t at[512], place[512], count;
     double divisor;
 } visit;
 
@@ -126,7 +126,15 @@ static visit window_of(const hl_pool_attr *pool, hl_shape in, int64_t n, int64_t
             v.at[v.count] = ((n * in.h + y) * in.w + x) * in.c + c;
             v.place[v.count++] = i * w->kw + j;
         }
-    v.divisor = pool->count_padding ? (double)(w->kh * w->kw) : (double)v.count;
+    v.divisor = (double)v.count;
+    if (pool->count_padding) { /* positions inside the input and paddings as large as those before it */
+        double rows = 0.0, columns = 0.0;
+        for (int64_t i = 0; i < w->kh; i++)
+            rows += oy * w->sh - w->top + i < in.h + w->top;
+        for (int64_t j = 0; j < w->kw; j++)
+            columns += ox * w->sw - w->left + j < in.w + w->left;
+        v.divisor = rows * columns;
+    }
     return v;
 }
 
