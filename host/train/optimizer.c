@@ -27,11 +27,10 @@ static hl_status make_segments(hl_optimizer_state *s, const hl_model *m, const h
 static hl_status alloc_moments(hl_optimizer_state *s, const hl_train_options *o)
 {
     size_t bytes = (size_t)s->placement->count * sizeof(float);
-    if (o->optimizer != HL_SGD || o->momentum > 0.0)
-        HL_TRY(s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment1));
-    if (o->optimizer != HL_SGD)
-        HL_TRY(s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment2));
-    return HL_OK;
+    HL_TRY(s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment1));
+    return o->optimizer == HL_SGD
+               ? HL_OK
+               : s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment2);
 }
 
 static hl_status prepare(hl_optimizer_state *s, const hl_train_options *o)

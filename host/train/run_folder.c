@@ -88,19 +88,36 @@ static hl_status written(hl_run_folder *f, FILE *file, const char *name, bool sy
     return HL_OK;
 }
 
-static hl_status open_files(hl_run_folder *f, bool resume, const char *config)
+static hl_status cut(hl_run_folder *f, FILE *file, const char *name, int64_t bytes)
 {
-    if (!resume && config != NULL)
+    struct stat info;
+    if (fstat(fileno(file), &info) == 0 && info.st_size >= bytes && ftruncate(fileno(file), bytes) == 0)
+        return HL_OK;
+    return hl_fail(HL_E_INPUT, hl_run_folder_file(f, name), "start the run anew in an empty folder",
+                   "is shorter than when the checkpoint was written (%lld bytes)", (long long)bytes);
+}
+
+hl_status hl_run_folder_rewind(hl_run_folder *f, int64_t log_bytes, int64_t csv_bytes)
+{
+    HL_TRY(cut(f, f->log, "log.jsonl", log_bytes));
+    return cut(f, f->csv, "metrics.csv", csv_bytes);
+}
+
+static hl_status open_files(hl_run_folder *f, bool goes_on, const char *config)
+{
+    if (!goes_on && config != NULL)
         HL_TRY(hl_atomic_put(hl_run_folder_file(f, "config.yaml"), config, strlen(config)));
     HL_TRY(open_append(f, "log.jsonl", &f->log));
     HL_TRY(open_append(f, "metrics.csv", &f->csv));
-    if (resume)
+    if (goes_on)
         return HL_OK;
+    HL_TRY(hl_run_folder_rewind(f, 0, 0));
     fputs(csv_header, f->csv);
     return written(f, f->csv, "metrics.csv", false);
 }
 
-hl_status hl_run_folder_open(const char *path, bool resume, const char *config, hl_run_folder **folder)
+hl_status hl_run_folder_open(const char *path, bool resume, const char *config, bool *checkpoint,
+                             hl_run_folder **folder)
 {
     *folder = NULL;
     HL_TRY(make_folder(path, resume));
@@ -108,11 +125,9 @@ hl_status hl_run_folder_open(const char *path, bool resume, const char *config, 
     if (f != NULL)
         f->path = strdup(path);
     hl_status status = f != NULL && f->path != NULL ? HL_OK : hl_fail_nomem(path, sizeof *f);
-    if (status == HL_OK && resume && access(hl_run_folder_file(f, "state.safetensors"), R_OK) != 0)
-        status = hl_fail(HL_E_NOT_FOUND, path, "start it anew in an empty folder",
-                         "there is no checkpoint (state.safetensors) to resume from");
+    *checkpoint = status == HL_OK && resume && access(hl_run_folder_file(f, "state.safetensors"), F_OK) == 0;
     if (status == HL_OK)
-        status = open_files(f, resume, config);
+        status = open_files(f, *checkpoint, config);
     if (status != HL_OK) {
         hl_run_folder_close(f);
         return status;
@@ -131,21 +146,6 @@ void hl_run_folder_close(hl_run_folder *f)
         fclose(f->csv);
     free(f->path);
     free(f);
-}
-
-static hl_status cut(hl_run_folder *f, FILE *file, const char *name, int64_t bytes)
-{
-    struct stat info;
-    if (fstat(fileno(file), &info) == 0 && info.st_size >= bytes && ftruncate(fileno(file), bytes) == 0)
-        return HL_OK;
-    return hl_fail(HL_E_INPUT, hl_run_folder_file(f, name), "start the run anew in an empty folder",
-                   "is shorter than when the checkpoint was written (%lld bytes)", (long long)bytes);
-}
-
-hl_status hl_run_folder_rewind(hl_run_folder *f, int64_t log_bytes, int64_t csv_bytes)
-{
-    HL_TRY(cut(f, f->log, "log.jsonl", log_bytes));
-    return cut(f, f->csv, "metrics.csv", csv_bytes);
 }
 
 hl_status hl_run_folder_position(hl_run_folder *f, int64_t *log_bytes, int64_t *csv_bytes)

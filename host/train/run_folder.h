@@ -7,8 +7,10 @@
 
 typedef struct hl_run_folder hl_run_folder;
 
-/* Makes the folder; an existing one must be empty unless `resume`, which wants a state.safetensors in it. */
-hl_status hl_run_folder_open(const char *path, bool resume, const char *config, hl_run_folder **folder);
+/* Makes the folder; an existing one must be empty unless `resume`. *checkpoint: there is a state.safetensors
+ * to go on from; a run that ended before its first one begins anew. */
+hl_status hl_run_folder_open(const char *path, bool resume, const char *config, bool *checkpoint,
+                             hl_run_folder **folder);
 void hl_run_folder_close(hl_run_folder *folder); /* NULL is fine */
 
 /* PATH/name; valid until the next call. */

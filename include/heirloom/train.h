@@ -57,7 +57,7 @@ typedef enum hl_request { HL_GO_ON, HL_CHECKPOINT, HL_STOP } hl_request;
 typedef struct hl_train_options {
     const char *out; /* run folder, made if missing; must be empty unless resume */
     bool resume;
-    double epochs;     /* whole epochs; 0 with max_steps */
+    double epochs;     /* may end within one; 0 with max_steps */
     int64_t max_steps; /* 0: no limit */
     int64_t batch_size, accumulate;
     hl_optimizer optimizer;
@@ -66,7 +66,7 @@ typedef struct hl_train_options {
     double momentum;                /* SGD (Nesterov) */
     double weight_decay, clip_grad; /* clip_grad 0: none */
     hl_schedule schedule;
-    double warmup_epochs;
+    double warmup_epochs; /* below 0: a twentieth of the run */
     double label_smoothing;
     hl_augment augment;
     bool no_shuffle;
@@ -75,6 +75,7 @@ typedef struct hl_train_options {
     int early_stop; /* epochs without improvement; 0: never */
     hl_monitor monitor;
     int64_t checkpoint_every; /* steps; 0: every epoch only */
+    int64_t log_every;        /* steps between lines of log.jsonl; 0: 20 */
     bool skip_bad_images;
     hl_compute compute;
     const char *config;                                        /* text written to config.yaml, or NULL */
@@ -97,8 +98,11 @@ typedef struct hl_train_result {
 } hl_train_result;
 
 /* Trains `model`, which has a method applied, on the train split of `data`; writes the run folder (README.md
- * lists its files). A loss that is not finite stops the run with HL_E_NONFINITE and names the first layer
- * whose output or gradient is not finite. */
+ * lists its files). Validation uses the precision of training, the test split fp32. Afterwards the model has
+ * the parameters of the best epoch. A run resumed from its checkpoint gives the same numbers bit for bit as
+ * one that was never stopped; one that was killed before its first checkpoint begins anew. A loss that is not
+ * finite stops the run with HL_E_NONFINITE and names the first layer whose output or gradient is not finite.
+ */
 HL_API hl_status hl_train(hl_model *model, const hl_dataset *data, const hl_train_options *options,
                           hl_train_result *result);
 

@@ -1,0 +1,139 @@
+/* Times training steps or forward passes on synthetic images. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "train/optimizer.h"
+#include "train/session.h"
+
+enum { DEFAULT_BATCH = 16, DEFAULT_STEPS = 20, WARMUP_STEPS = 2 };
+
+/* Multiply-accumulates of one convolution step. */
+static double step_macs(const hl_step *step)
+{
+    const hl_tensor *spread = step->kind == HL_STEP_CONV          ? step->out[0]
+                              : step->kind == HL_STEP_CONV_DATA   ? step->in[0]
+                              : step->kind == HL_STEP_CONV_WEIGHT ? step->in[1]
+                                                                  : NULL;
+    if (spread == NULL)
+        return 0.0;
+    const hl_param *weight = step->conv.expr->weight;
+    const hl_shape s = spread->shape;
+    double pixels = (double)s.n * (double)s.h * (double)s.w;
+    /* Every filter element meets every output pixel once, whether or not the inputs are summed. */
+    return pixels * (double)weight->count;
+}
+
+static double program_macs(const hl_program *program)
+{
+    double macs = 0.0;
+    for (int i = 0; i < hl_program_step_count(program); i++)
+        macs += step_macs(hl_program_step(program, i));
+    return macs;
+}
+
+/* Noise for pixels, labels in turn. */
+static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
+{
+    int64_t side = s->model->preprocess.size, bytes = side * side * 3;
+    uint8_t *pixels = NULL, *flips = NULL;
+    int32_t *labels = NULL;
+    hl_status status = hl_alloc_array((size_t)n, (size_t)bytes, "images", (void **)&pixels);
+    if (status == HL_OK)
+        status = hl_alloc_array((size_t)n, 1, "images", (void **)&flips);
+    if (status == HL_OK)
+        status = hl_alloc_array((size_t)n, sizeof *labels, "labels", (void **)&labels);
+    if (status == HL_OK) {
+        for (int64_t i = 0; i < n; i++)
+            labels[i] = (int32_t)(i % s->model->classes);
+        uint32_t state = 1;
+        for (int64_t i = 0; i < n * bytes; i++) {
+            state = state * 1664525u + 1013904223u;
+            pixels[i] = (uint8_t)(state >> 24);
+        }
+        const hl_batch batch = {.images = pixels, .flips = flips, .labels = labels, .count = n};
+        status = hl_session_feed(s, program, &batch, bytes);
+    }
+    free(pixels);
+    free(flips);
+    free(labels);
+    return status;
+}
+
+static hl_status one_step(hl_session *s, hl_program *program, hl_optimizer_state *optimizer)
+{
+    if (optimizer != NULL)
+        HL_TRY(hl_program_refresh(program));
+    HL_TRY(hl_program_forward(program));
+    if (optimizer != NULL) {
+        HL_TRY(hl_program_backward(program));
+        HL_TRY(hl_optimizer_step(optimizer));
+        s->run.micro_step++;
+    }
+    return s->backend->ops->finish(s->backend);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static hl_status measure(hl_session *s, hl_program *program, hl_optimizer_state *optimizer, int64_t batch,
+                         int64_t steps, hl_bench_result *result)
+{
+    double *seconds, sum = 0.0;
+    HL_TRY(fill_inputs(s, program, batch));
+    for (int i = 0; i < WARMUP_STEPS; i++)
+        HL_TRY(one_step(s, program, optimizer));
+    HL_TRY(hl_alloc_array((size_t)steps, sizeof *seconds, "times", (void **)&seconds));
+    hl_status status = HL_OK;
+    for (int64_t i = 0; status == HL_OK && i < steps; i++) {
+        double start = hl_seconds();
+        status = one_step(s, program, optimizer);
+        seconds[i] = hl_seconds() - start;
+        sum += seconds[i];
+    }
+    qsort(seconds, (size_t)steps, sizeof *seconds, by_value);
+    hl_program_memory memory = hl_program_memory_use(program);
+    *result = (hl_bench_result){
+        .images_per_second = (double)batch * (double)steps / sum,
+        .ms_median = 500.0 * (seconds[(steps - 1) / 2] + seconds[steps / 2]),
+        .ms_p95 = 1000.0 * seconds[(int64_t)ceil(0.95 * (double)steps) - 1],
+        .gflops = 2e-9 * program_macs(program) * (double)steps / sum,
+        .arena_bytes = (int64_t)memory.arena,
+        .persistent_bytes = (int64_t)memory.persistent,
+        .scratch_bytes = (int64_t)memory.scratch,
+        .peak_memory_bytes = hl_peak_memory(),
+    };
+    free(seconds);
+    return status;
+}
+
+hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_result *result)
+{
+    int64_t batch = options->batch_size > 0 ? options->batch_size : DEFAULT_BATCH,
+            steps = options->steps > 0 ? options->steps : DEFAULT_STEPS;
+    *result = (hl_bench_result){0};
+    if (!options->infer && !model->has_method)
+        return hl_fail(HL_E_ARG, "--method", "name a method, or time --mode infer",
+                       "without one nothing is trained");
+    hl_train_options training;
+    hl_train_defaults(&training);
+    hl_session session;
+    hl_program *program;
+    hl_optimizer_state *optimizer = NULL;
+    hl_status status = hl_session_open(&session, model, &options->compute, 0);
+    if (status == HL_OK)
+        status =
+            hl_session_program(&session, batch, !options->infer,
+                               hl_model_elem(model, options->compute.precision, !options->infer), &program);
+    /* A learning rate so small that the network stays what it is; the work is the same. */
+    session.run.lr = 1e-12f;
+    if (status == HL_OK && !options->infer)
+        status = hl_optimizer_create(model, &training, 1e-12, &session.run, &optimizer);
+    if (status == HL_OK)
+        status = measure(&session, program, optimizer, batch, steps, result);
+    hl_optimizer_destroy(optimizer);
+    hl_session_close(&session);
+    return status;
+}

@@ -1,0 +1,115 @@
+#include "train/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEFAULT_BATCH = 64, DEFAULT_WORKERS = 2 };
+
+hl_status hl_evaluation_loader(const hl_model *model, const hl_dataset *data, hl_split split,
+                               int64_t batch_size, int workers, bool skip_bad_images, const hl_log *log,
+                               hl_loader **loader)
+{
+    const hl_loader_options options = {
+        .split = split,
+        .transform = hl_session_transform(model, HL_AUGMENT_NONE),
+        .batch_size = batch_size,
+        .workers = workers > 0 ? workers : DEFAULT_WORKERS,
+        .bad_images = skip_bad_images ? HL_BAD_IMAGES_SKIP : HL_BAD_IMAGES_FAIL,
+        .log = log,
+    };
+    return hl_loader_create(data, &options, loader);
+}
+
+static hl_status not_finite(hl_program *program)
+{
+    char name[160];
+    HL_TRY(hl_program_find_nonfinite(program, name, sizeof name));
+    return hl_fail(HL_E_NONFINITE, name[0] != '\0' ? name : "loss",
+                   "the weights have diverged or do not fit the preprocessing",
+                   "evaluation met a value that is not finite");
+}
+
+/* Runs one batch; results go to host arrays of at least `batch` rows. A short batch is filled up with what
+ * the program's inputs held before, whose results are left alone. */
+static hl_status run_batch(hl_session *s, hl_program *program, const hl_batch *batch, float *logits,
+                           float *losses)
+{
+    const hl_model *model = s->model;
+    int64_t side = model->preprocess.size;
+    HL_TRY(hl_session_feed(s, program, batch, side * side * 3));
+    HL_TRY(hl_program_forward(program));
+    HL_TRY(s->backend->ops->finish(s->backend));
+    size_t n = (size_t)batch->count;
+    HL_TRY(s->backend->ops->download(s->backend, logits, hl_program_logits(program),
+                                     n * (size_t)model->classes * sizeof *logits));
+    HL_TRY(s->backend->ops->download(s->backend, losses, hl_program_losses(program), n * sizeof *losses));
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(losses[i]))
+            return not_finite(program);
+    return HL_OK;
+}
+
+hl_status hl_evaluation_run(hl_session *s, hl_loader *loader, int64_t batch_size, hl_elem elem,
+                            hl_meter *meter, bool (*stop)(void *user), void *user, bool *stopped)
+{
+    hl_program *program;
+    float *results;
+    hl_batch batch;
+    int64_t classes = s->model->classes;
+    *stopped = false;
+    hl_meter_reset(meter);
+    HL_TRY(hl_session_program(s, batch_size, false, elem, &program));
+    HL_TRY(hl_alloc_array((size_t)batch_size, (size_t)(classes + 1) * sizeof *results, "logits",
+                          (void **)&results));
+    float *losses = results + batch_size * classes;
+    hl_status status = hl_loader_start_epoch(loader, 0, 0);
+    while (status == HL_OK && (status = hl_loader_next(loader, &batch)) == HL_OK && batch.number >= 0) {
+        status = run_batch(s, program, &batch, results, losses);
+        if (status == HL_OK)
+            status = hl_meter_add(meter, results, losses, batch.labels, batch.count);
+        hl_loader_release(loader, &batch);
+        if (stop != NULL && stop(user)) {
+            *stopped = true;
+            break;
+        }
+    }
+    free(results);
+    return status;
+}
+
+hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, int64_t batch_size,
+                      int workers, const hl_compute *compute, hl_metrics *metrics, int64_t *confusion)
+{
+    hl_session session = {0};
+    hl_loader *loader = NULL;
+    hl_meter *meter = NULL;
+    bool stopped;
+    *metrics = (hl_metrics){0};
+    if (hl_dataset_class_count(data) != model->classes)
+        return hl_fail(HL_E_ARG, hl_dataset_name(data), "use the data set the model was trained for",
+                       "it has %d classes where the model has %lld", (int)hl_dataset_class_count(data),
+                       (long long)model->classes);
+    int64_t count = hl_dataset_count(data, split);
+    batch_size = batch_size > 0 ? batch_size : DEFAULT_BATCH;
+    batch_size = batch_size < count || count == 0 ? batch_size : count;
+    hl_status status = hl_evaluation_loader(model, data, split, batch_size, workers, false,
+                                            compute != NULL ? compute->log : NULL, &loader);
+    if (status == HL_OK)
+        status = hl_meter_create(model->classes, &meter);
+    if (status == HL_OK)
+        status = hl_session_open(&session, model, compute, 0);
+    if (status == HL_OK) {
+        hl_elem elem =
+            hl_model_elem(model, compute != NULL ? compute->precision : HL_PRECISION_DEFAULT, false);
+        status = hl_evaluation_run(&session, loader, batch_size, elem, meter, NULL, NULL, &stopped);
+    }
+    if (status == HL_OK)
+        status = hl_meter_read(meter, metrics);
+    if (status == HL_OK && confusion != NULL)
+        memcpy(confusion, meter->confusion, (size_t)(model->classes * model->classes) * sizeof *confusion);
+    hl_session_close(&session);
+    hl_meter_destroy(meter);
+    hl_loader_destroy(loader);
+    return status;
+}
