@@ -68,8 +68,8 @@ HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *
         break;
     case HL_ACT_GELU:
         for (int64_t i = 0; i < count; i++) {
-            float x = v[i], below = 0.5f * (1.0f + erff(x * 0.707106781f));
-            g[i] *= below + x * 0.398942280f * expf(-0.5f * x * x);
+            float density, below = hl_normalf(v[i], &density);
+            g[i] *= below + v[i] * density;
         }
         break;
     }

@@ -8,10 +8,34 @@ static hl_status check(const hl_cpu *cpu, const hl_step *step)
     return hl_tile_check(step);
 }
 
-HL_CLONES static void add_tile(const float *restrict v, float *restrict sum, int64_t n)
+/* sum[c] += the rows of a tile, added up in float first. */
+HL_CLONES static void add_rows(const float *restrict v, int64_t rows, int64_t channels,
+                               float *restrict rows_sum, double *restrict sum)
 {
+    for (int64_t c = 0; c < channels; c++)
+        rows_sum[c] = v[c];
+    for (int64_t r = 1; r < rows; r++)
+        for (int64_t c = 0; c < channels; c++)
+            rows_sum[c] += v[r * channels + c];
+    for (int64_t c = 0; c < channels; c++)
+        sum[c] += (double)rows_sum[c];
+}
+
+/* Channels [c, c + n) of one sample's mean; n is all of them unless they do not fit a tile. */
+static void mean_of(const hl_tensor *x, const hl_tensor *y, int64_t sample, int64_t c, int64_t n)
+{
+    float v[HL_TILE], mean[HL_TILE];
+    double sum[HL_TILE] = {0};
+    int64_t channels = x->shape.c, pixels = x->shape.h * x->shape.w;
+    int64_t together = n == channels ? hl_tile_rows(channels) : 1;
+    for (int64_t p = 0, rows; p < pixels; p += rows) {
+        rows = pixels - p < together ? pixels - p : together;
+        hl_tile_load(x, (sample * pixels + p) * channels + c, rows * n, v);
+        add_rows(v, rows, n, mean, sum);
+    }
     for (int64_t i = 0; i < n; i++)
-        sum[i] += v[i];
+        mean[i] = (float)(sum[i] / (double)pixels);
+    hl_tile_store(y, sample * channels + c, n, mean);
 }
 
 HL_CLONES static void scale_tile(float *v, float factor, int64_t n)
@@ -24,19 +48,11 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
     const hl_tensor *x = step->in[0], *y = step->out[0];
-    int64_t channels = x->shape.c, pixels = x->shape.h * x->shape.w,
-            parts = (channels + HL_TILE - 1) / HL_TILE;
+    int64_t channels = x->shape.c, parts = (channels + HL_TILE - 1) / HL_TILE;
 #pragma omp parallel for schedule(static)
     for (int64_t k = 0; k < x->shape.n * parts; k++) {
-        float sum[HL_TILE] = {0}, v[HL_TILE];
-        int64_t sample = k / parts, c = k % parts * HL_TILE,
-                n = channels - c < HL_TILE ? channels - c : HL_TILE;
-        for (int64_t p = 0; p < pixels; p++) {
-            hl_tile_load(x, (sample * pixels + p) * channels + c, n, v);
-            add_tile(v, sum, n);
-        }
-        scale_tile(sum, 1.0f / (float)pixels, n);
-        hl_tile_store(y, sample * channels + c, n, sum);
+        int64_t c = k % parts * HL_TILE;
+        mean_of(x, y, k / parts, c, channels - c < HL_TILE ? channels - c : HL_TILE);
     }
     return HL_OK;
 }

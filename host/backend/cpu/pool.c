@@ -142,10 +142,18 @@ static hl_status grad_check(const hl_cpu *cpu, const hl_step *step)
     return check_window(step, dx->shape, dy->shape);
 }
 
-static int32_t index_at(const hl_tensor *index, int64_t at)
+HL_CLONES static void add_where_u8(const float *restrict g, const uint8_t *restrict index, uint8_t here,
+                                   int64_t n, float *restrict sum)
 {
-    return index->elem == HL_ELEM_U8 ? ((const uint8_t *)index->data)[at]
-                                     : ((const int32_t *)index->data)[at];
+    for (int64_t i = 0; i < n; i++)
+        sum[i] += index[i] == here ? g[i] : 0.0f;
+}
+
+HL_CLONES static void add_where_i32(const float *restrict g, const int32_t *restrict index, int32_t here,
+                                    int64_t n, float *restrict sum)
+{
+    for (int64_t i = 0; i < n; i++)
+        sum[i] += index[i] == here ? g[i] : 0.0f;
 }
 
 /* Adds to sum[0 .. n), the gradient of input pixel (iy, ix), what output pixel `out_row` passes on to it. */
@@ -161,9 +169,10 @@ static void gather(const hl_step *step, int64_t out_row, const extent *e, int64_
         return;
     }
     int32_t here = (int32_t)((iy - e->top) * step->pool.window.kw + ix - e->left);
-    for (int64_t i = 0; i < n; i++)
-        if (index_at(index, at + i) == here)
-            sum[i] += g[i];
+    if (index->elem == HL_ELEM_U8)
+        add_where_u8(g, (const uint8_t *)index->data + at, (uint8_t)here, n, sum);
+    else
+        add_where_i32(g, (const int32_t *)index->data + at, here, n, sum);
 }
 
 /* First and one past the last output whose window covers input coordinate i. */
