@@ -1,0 +1,146 @@
+#include "cli/common.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A progress bar that was being drawn must not run into a message. */
+static void write_line(void *user, hl_log_level level, const char *line)
+{
+    (void)user;
+    const char *clear = isatty(STDERR_FILENO) ? "\r\033[K" : "";
+    fprintf(stderr, "%s%s%s\n", clear, level == HL_LOG_WARNING ? "warning: " : "", line);
+}
+
+static void write_warning(void *user, hl_log_level level, const char *line)
+{
+    if (level == HL_LOG_WARNING)
+        write_line(user, level, line);
+}
+
+const hl_log *cli_log(const cli_values *values)
+{
+    static const hl_log loud = {.write = write_line}, quiet = {.write = write_warning};
+    return cli_flag(values, "quiet") ? &quiet : &loud;
+}
+
+static hl_status check_device(const char *device)
+{
+    if (strcmp(device, "cpu") == 0)
+        return HL_OK;
+    char subject[96];
+    snprintf(subject, sizeof subject, "--device %.60s", device);
+    if (strcmp(device, "cuda") != 0 && strncmp(device, "cuda:", 5) != 0)
+        return hl_fail(HL_E_ARG, subject, "choose cpu", "there is no such device");
+    return hl_fail(HL_E_DEVICE, subject, "use --device cpu", "this build has no CUDA backend");
+}
+
+hl_status cli_compute(const cli_values *values, hl_compute *compute)
+{
+    HL_TRY(check_device(cli_text(values, "device")));
+    const char *precision = cli_text(values, "precision");
+    *compute = (hl_compute){.threads = (int)cli_int(values, "threads"), .log = cli_log(values)};
+    compute->projection = (hl_exec)cli_choice(values, "projection-exec");
+    if (precision != NULL)
+        compute->precision = strcmp(precision, "bf16") == 0 ? HL_PRECISION_BF16 : HL_PRECISION_FP32;
+    return HL_OK;
+}
+
+hl_status cli_require(const cli_values *values, const char *name)
+{
+    char subject[64];
+    if (cli_text(values, name) != NULL)
+        return HL_OK;
+    snprintf(subject, sizeof subject, "--%s", name);
+    return hl_fail(HL_E_ARG, subject, "--help shows the options", "the option is required");
+}
+
+hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
+{
+    float mean[3], std[3];
+    bool train = values->command == CLI_TRAIN,
+         seeded = (values->command & (CLI_TRAIN | CLI_BENCH | CLI_INSPECT)) != 0;
+    hl_model_options options = {.name = cli_text(values, "model"),
+                                .weights = cli_text(values, "weights"),
+                                .init_from = train ? cli_text(values, "init-from") : NULL,
+                                .classes = cli_given(values, "num-classes") ? cli_int(values, "num-classes")
+                                                                            : classes,
+                                .image_size = cli_int(values, "image-size"),
+                                .resize = cli_int(values, "resize"),
+                                .interpolation = cli_choice(values, "interpolation") + 1,
+                                .mean = cli_triple(values, "mean", mean) ? mean : NULL,
+                                .std = cli_triple(values, "std", std) ? std : NULL,
+                                .zero_head = train && cli_choice(values, "init-head") == 1,
+                                .seed = seeded ? (uint64_t)cli_int(values, "seed") : 0,
+                                .log = cli_log(values)};
+    if (options.init_from == NULL)
+        HL_TRY(cli_require(values, "model"));
+    return hl_model_create(&options, model);
+}
+
+hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model **model)
+{
+    const char *run = cli_text(values, "run");
+    if ((run != NULL) == cli_given(values, "model"))
+        return hl_fail(HL_E_ARG, "--run or --model", "--help shows the options", "give one of the two");
+    if (run == NULL)
+        return cli_model(values, classes, model);
+    return hl_model_open_run(run, cli_text(values, "weights"), true, cli_log(values), model);
+}
+
+hl_status cli_apply_method(const cli_values *values, hl_model *model)
+{
+    hl_norm_mode norm = (hl_norm_mode)(cli_choice(values, "norm") + 1);
+    return hl_model_apply_method(model, cli_text(values, "method"), norm, (uint64_t)cli_int(values, "seed"));
+}
+
+hl_status cli_data(const cli_values *values, hl_dataset **data)
+{
+    HL_TRY(cli_require(values, "data"));
+    bool train = values->command == CLI_TRAIN;
+    hl_dataset_options options = {.val_fraction = train ? cli_real(values, "val-fraction") : 0.0,
+                                  .seed = train ? (uint64_t)cli_int(values, "seed") : 0,
+                                  .log = cli_log(values)};
+    return hl_dataset_open(cli_text(values, "data"), &options, data);
+}
+
+hl_status cli_print_json(json_t *object)
+{
+    char *text = object != NULL ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(object);
+    if (text == NULL)
+        return hl_fail_nomem("JSON", 0);
+    puts(text);
+    free(text);
+    return HL_OK;
+}
+
+json_t *cli_json_real(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+const char *cli_grouped(int64_t value, char *buf, size_t size)
+{
+    char digits[32];
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)value);
+    size_t used = 0;
+    for (int i = 0; i < length && used + 2 < size; i++) {
+        if (i > 0 && (length - i) % 3 == 0 && digits[i - 1] != '-')
+            buf[used++] = ',';
+        buf[used++] = digits[i];
+    }
+    buf[used] = '\0';
+    return buf;
+}
+
+const char *cli_duration(double seconds, char *buf, size_t size)
+{
+    long long s = seconds > 0.0 && seconds < 1e9 ? (long long)(seconds + 0.5) : 0;
+    if (s >= 3600)
+        snprintf(buf, size, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(buf, size, "%lld:%02lld", s / 60, s % 60);
+    return buf;
+}

@@ -1,0 +1,37 @@
+/* What commands share: the model and compute options, messages, JSON output. */
+#ifndef HL_CLI_COMMON_H
+#define HL_CLI_COMMON_H
+
+#include <jansson.h>
+
+#include "cli/commands.h"
+
+/* Messages go to stderr, warnings always, the rest unless --quiet. */
+const hl_log *cli_log(const cli_values *values);
+
+/* --device, --precision, --projection-exec, --threads. An unusable device is an error. */
+hl_status cli_compute(const cli_values *values, hl_compute *compute);
+
+/* The model of --model, --weights, ... ; `classes` 0: --num-classes or what the weights have. */
+hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model);
+/* Of --run with its method merged, or of --model; exactly one must be given. */
+hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model **model);
+/* Applies --method with --norm. */
+hl_status cli_apply_method(const cli_values *values, hl_model *model);
+
+hl_status cli_data(const cli_values *values, hl_dataset **data);
+
+/* The option must be given. */
+hl_status cli_require(const cli_values *values, const char *name);
+
+/* Prints a JSON object on stdout, one line; takes over the reference; NULL is an error. */
+hl_status cli_print_json(json_t *object);
+/* 0.8521 -> number, NaN -> null */
+json_t *cli_json_real(double value);
+
+/* 12345678 -> "12,345,678" in buf, which is returned. */
+const char *cli_grouped(int64_t value, char *buf, size_t size);
+/* Seconds as "4:05" or "1:02:09". */
+const char *cli_duration(double seconds, char *buf, size_t size);
+
+#endif

@@ -1,0 +1,75 @@
+/* heirloom export, convert */
+#include <string.h>
+
+#include "cli/common.h"
+#include "io/safetensors.h"
+#include "io/weights_file.h"
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+static hl_status check_output(const char *path)
+{
+    if (ends_with(path, ".safetensors"))
+        return HL_OK;
+    return hl_fail(HL_E_ARG, path, "name a .safetensors file",
+                   ends_with(path, ".onnx") ? "writing ONNX is not available in this version"
+                                            : "the ending names no format that can be written");
+}
+
+/* EfficientNet-Lite comes from timm, everything else from torchvision; ResNets have the same names in both.
+ */
+static hl_status check_keys(const cli_values *values, const hl_model *model)
+{
+    const char *keys = cli_text(values, "keys"), *name = hl_model_name(model);
+    if (keys == NULL || strncmp(name, "resnet", 6) == 0)
+        return HL_OK;
+    const char *own = strncmp(name, "efficientnet_lite", 17) == 0 ? "timm" : "torchvision";
+    if (strcmp(keys, own) == 0)
+        return HL_OK;
+    char subject[64];
+    snprintf(subject, sizeof subject, "--keys %s", keys);
+    return hl_fail(HL_E_ARG, subject, "leave it out", "%s is written with the names of %s in this version",
+                   name, own);
+}
+
+hl_status cli_export(cli_values *values)
+{
+    hl_model *model;
+    HL_TRY(cli_require(values, "run"));
+    HL_TRY(cli_require(values, "out"));
+    HL_TRY(check_output(cli_text(values, "out")));
+    HL_TRY(hl_model_open_run(cli_text(values, "run"), cli_text(values, "weights"), true, cli_log(values),
+                             &model));
+    hl_status status = check_keys(values, model);
+    if (status == HL_OK)
+        status = hl_model_export(model, cli_text(values, "out"));
+    if (status == HL_OK && cli_flag(values, "json"))
+        status = cli_print_json(
+            json_pack("{s:s, s:s}", "model", hl_model_name(model), "out", cli_text(values, "out")));
+    else if (status == HL_OK)
+        printf("%s\n", cli_text(values, "out"));
+    hl_model_destroy(model);
+    return status;
+}
+
+hl_status cli_convert(cli_values *values)
+{
+    const char *in = values->arguments[0], *out = values->arguments[1];
+    hl_tensor_map *map;
+    HL_TRY(check_output(out));
+    HL_TRY(hl_weights_open(in, &map, NULL));
+    json_int_t tensors = (json_int_t)hl_tensor_map_count(map);
+    hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
+    if (status == HL_OK)
+        status = hl_safetensors_write(out, map);
+    hl_tensor_map_destroy(map);
+    HL_TRY(status);
+    if (cli_flag(values, "json"))
+        return cli_print_json(json_pack("{s:s, s:I}", "out", out, "tensors", tensors));
+    printf("%s: %lld tensors\n", out, (long long)tensors);
+    return HL_OK;
+}

@@ -1,0 +1,94 @@
+#include "cli/options.h"
+
+#define MODEL_COMMANDS (CLI_TRAIN | CLI_EVAL | CLI_PREDICT | CLI_INSPECT | CLI_BENCH)
+#define RUN_COMMANDS   (CLI_EVAL | CLI_PREDICT | CLI_EXPORT)
+#define COMPUTE        (CLI_TRAIN | CLI_EVAL | CLI_PREDICT | CLI_BENCH)
+#define SIZE           1, 4096
+
+/* clang-format off */
+const cli_option cli_option_table[] = {
+    /* what to compute with */
+    {"model", CLI_TEXT, "NAME", NULL, "required", 0, 0, MODEL_COMMANDS, false, "a model of the zoo (`heirloom models`)"},
+    {"weights", CLI_TEXT, "FILE", NULL, "random values", 0, 0, MODEL_COMMANDS | CLI_EXPORT, false,
+     "pretrained weights: .pth, .pt (zip or legacy) or .safetensors; with --run: where its base weights are now"},
+    {"run", CLI_TEXT, "RUN", NULL, NULL, 0, 0, RUN_COMMANDS, false, "a run folder: its best result, instead of --model and --weights"},
+    {"num-classes", CLI_INT, "N", NULL, "from the data or the weights", 1, 1 << 20, MODEL_COMMANDS, false, "outputs of the classifier head"},
+    {"image-size", CLI_INT, "N", NULL, "the model's", SIZE, MODEL_COMMANDS, false, "side of the square that the network sees"},
+    {"resize", CLI_INT, "N", NULL, "in the model's ratio to --image-size", 1, 16384, MODEL_COMMANDS, false, "length of the shorter side before the crop"},
+    {"interpolation", CLI_CHOICE, "bilinear|bicubic", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "how images are resized"},
+    {"mean", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "subtracted from channels scaled to 0..1"},
+    {"std", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "channels are divided by it then"},
+
+    /* what is trained */
+    {"method", CLI_TEXT, "NAME[:KEY=VALUE,...]", "projection", NULL, 0, 0, CLI_TRAIN | CLI_INSPECT | CLI_BENCH, false,
+     "what is trained (`heirloom methods`)"},
+    {"norm", CLI_CHOICE, "frozen|affine|update|full", NULL, "the method's", 0, 0, CLI_TRAIN | CLI_INSPECT | CLI_BENCH, false,
+     "norms: running statistics and frozen scale and shift (frozen) or trained ones (affine); batch statistics with frozen (update) or trained (full) ones"},
+    {"projection-exec", CLI_CHOICE, "auto|fold|cache", "auto", NULL, 0, 0, COMPUTE, false,
+     "projected layers: gates into the weights (fold), or recombination of kept sub-function outputs (cache)"},
+
+    /* data */
+    {"data", CLI_TEXT, "PATH", NULL, "required", 0, 0, CLI_TRAIN | CLI_EVAL, false,
+     "a folder with train/ and val/ or test/ (each CLASS/image), a folder of CLASS/image, or a CSV file with the columns path,label,split"},
+    {"split", CLI_CHOICE, "train|val|test", "val", NULL, 0, 0, CLI_EVAL, false, "which part of the data"},
+    {"val-fraction", CLI_REAL, "F", "0", NULL, 0, 0.9, CLI_TRAIN, false, "part of the training images that becomes the validation split where there is none"},
+    {"augment", CLI_CHOICE, "none|flip|standard|randaugment|trivial", "standard", NULL, 0, 0, CLI_TRAIN, false,
+     "training images: as they are; flipped at random; random resized crop and flip"},
+    {"no-shuffle", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_TRAIN, false, "keep the images in their order"},
+    {"workers", CLI_INT, "N", "2", NULL, 1, 256, CLI_TRAIN | CLI_EVAL, false, "threads that decode images"},
+    {"bad-images", CLI_CHOICE, "fail|skip", "fail", NULL, 0, 0, CLI_TRAIN, false, "images that cannot be decoded: stop, or count and leave out"},
+    {"class-weights", CLI_CHOICE, "none|balanced", "none", NULL, 0, 0, CLI_TRAIN, false, "weight of each class in the loss"},
+    {"mixup", CLI_REAL, "A", NULL, NULL, 0, 1, CLI_TRAIN, true, ""},
+    {"cutmix", CLI_REAL, "A", NULL, NULL, 0, 1, CLI_TRAIN, true, ""},
+
+    /* training */
+    {"out", CLI_TEXT, "PATH", NULL, "required", 0, 0, CLI_TRAIN | CLI_EXPORT, false, "the run folder to make; export: the file to write"},
+    {"epochs", CLI_INT, "N", "10", NULL, 1, 1000000, CLI_TRAIN, false, "passes over the training images"},
+    {"max-steps", CLI_INT, "N", "0", NULL, 0, 1e15, CLI_TRAIN, false, "stop after so many optimizer steps; 0: no limit"},
+    {"batch-size", CLI_INT, "N", "32", NULL, 1, 65536, COMPUTE, false, "images at a time"},
+    {"accumulate", CLI_INT, "N", "1", NULL, 1, 65536, CLI_TRAIN, false, "batches whose gradients make one optimizer step"},
+    {"optimizer", CLI_CHOICE, "sgd|adam|adamw|lars", "adamw", NULL, 0, 0, CLI_TRAIN, false, "SGD is with Nesterov momentum"},
+    {"lr", CLI_REAL, "X", NULL, "the method's", 0, 1000, CLI_TRAIN, false, "learning rate"},
+    {"head-lr", CLI_REAL, "X", NULL, "--lr", 0, 1000, CLI_TRAIN, false, "learning rate of the classifier head"},
+    {"momentum", CLI_REAL, "X", "0.9", NULL, 0, 0.9999, CLI_TRAIN, false, "of SGD"},
+    {"weight-decay", CLI_REAL, "X", "1e-4", NULL, 0, 10, CLI_TRAIN, false, "gates decay towards one, everything else towards zero"},
+    {"clip-grad", CLI_REAL, "X", "0", NULL, 0, 1e9, CLI_TRAIN, false, "largest norm of all gradients together; 0: no limit"},
+    {"schedule", CLI_CHOICE, "constant|step|cosine|onecycle", "cosine", NULL, 0, 0, CLI_TRAIN, false, "of the learning rate"},
+    {"warmup-epochs", CLI_REAL, "X", "0", NULL, 0, 100000, CLI_TRAIN, false, "in which the learning rate rises linearly"},
+    {"label-smoothing", CLI_REAL, "X", "0", NULL, 0, 0.99, CLI_TRAIN, false, "share of the label spread over all classes"},
+    {"init-head", CLI_CHOICE, "normal|zeros", "normal", NULL, 0, 0, CLI_TRAIN, false, "a fresh head's weights"},
+    {"init-from", CLI_TEXT, "RUN", NULL, "nothing", 0, 0, CLI_TRAIN, false, "start from another run's merged result"},
+    {"ema", CLI_REAL, "DECAY", NULL, NULL, 0, 1, CLI_TRAIN, true, ""},
+    {"tensorboard", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_TRAIN, true, ""},
+    {"early-stop", CLI_INT, "N", "0", NULL, 0, 1000000, CLI_TRAIN, false, "epochs without improvement after which training ends; 0: never"},
+    {"monitor", CLI_CHOICE, "val_acc1|val_loss|val_acc_class|val_auroc", "val_acc1", NULL, 0, 0, CLI_TRAIN, false, "what the best epoch is best in"},
+    {"checkpoint-every", CLI_INT, "STEPS", "0", NULL, 0, 1e15, CLI_TRAIN, false, "besides the checkpoint after every epoch; 0: none"},
+    {"resume", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_TRAIN, false, "continue the run in --out from its last checkpoint, bit for bit"},
+    {"config", CLI_TEXT, "FILE", NULL, "none", 0, 0, CLI_TRAIN, false, "options from a file such as a run's config.yaml; the command line wins"},
+
+    /* bench, predict, export */
+    {"steps", CLI_INT, "N", "20", NULL, 1, 1000000, CLI_BENCH, false, "steps that are timed"},
+    {"mode", CLI_CHOICE, "train|infer", "train", NULL, 0, 0, CLI_BENCH, false, "whole training steps, or the forward pass alone"},
+    {"top", CLI_INT, "N", "5", NULL, 1, 1 << 20, CLI_PREDICT, false, "classes to show for each image"},
+    {"logits", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_PREDICT, false, "safetensors file for \"logits\", f32 [images, classes], in the order of the arguments"},
+    {"skip-bad", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_PREDICT, false, "report unreadable images and go on"},
+    {"confusion", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_EVAL, false, "CSV file for the confusion matrix"},
+    {"keys", CLI_CHOICE, "torchvision|timm", NULL, "the model's", 0, 0, CLI_EXPORT, false, "whose names the tensors get"},
+
+    /* everywhere */
+    {"device", CLI_TEXT, "cpu|cuda|cuda:N", "cpu", NULL, 0, 0, COMPUTE | CLI_EXPORT, false, "where to compute"},
+    {"precision", CLI_CHOICE, "fp32|tf32|bf16|fp16", NULL, "train and bench: bf16 where the processor has it, else fp32; eval and predict: fp32", 0, 0,
+     COMPUTE, false, "of activations and weights; parameters and their gradients are fp32"},
+    {"threads", CLI_INT, "N", NULL, "all cores", 1, 4096, COMPUTE, false, "threads that compute"},
+    {"seed", CLI_INT, "N", "0", NULL, 0, 9007199254740992.0, CLI_TRAIN | CLI_BENCH | CLI_INSPECT, false, "of everything random"},
+    {"deterministic", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "repeatable bit for bit; on the CPU it always is, with the same number of threads"},
+    {"quiet", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_ALL, false, "no messages but errors"},
+    {"json", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_ALL, false, "the result as one JSON object on stdout"},
+    {"help", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_ALL, false, "this text"},
+};
+/* clang-format on */
+
+const int cli_option_count = sizeof cli_option_table / sizeof *cli_option_table;
+
+_Static_assert(sizeof cli_option_table / sizeof *cli_option_table <= CLI_MAX_OPTIONS,
+               "CLI_MAX_OPTIONS is too small");

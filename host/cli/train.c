@@ -1,0 +1,208 @@
+/* heirloom train */
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/common.h"
+#include "method/method.h"
+
+static volatile sig_atomic_t stop_asked, checkpoint_asked;
+
+static void on_stop(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+static void on_checkpoint(int number)
+{
+    (void)number;
+    checkpoint_asked = 1;
+}
+
+static hl_request poll_signals(void *user)
+{
+    (void)user;
+    if (stop_asked)
+        return HL_STOP;
+    if (!checkpoint_asked)
+        return HL_GO_ON;
+    checkpoint_asked = 0;
+    return HL_CHECKPOINT;
+}
+
+static void watch_signals(void)
+{
+    struct sigaction stop = {.sa_handler = on_stop},
+                     checkpoint = {.sa_handler = on_checkpoint, .sa_flags = SA_RESTART};
+    /* A second Ctrl-C ends the program the hard way. */
+    stop.sa_flags = SA_RESTART | (int)SA_RESETHAND;
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGUSR1, &checkpoint, NULL);
+}
+
+/* A bar where someone is looking, a line per epoch where not. */
+static void show_progress(void *user, const hl_progress *p)
+{
+    (void)user;
+    char left[32];
+    bool terminal = isatty(STDERR_FILENO) != 0;
+    cli_duration(p->seconds_left, left, sizeof left);
+    if (p->val != NULL) {
+        fprintf(stderr, "%sepoch %lld/%lld  step %lld", terminal ? "\r\033[K" : "", (long long)p->epoch + 1,
+                (long long)p->epochs, (long long)p->step);
+        if (!isnan(p->loss))
+            fprintf(stderr, "  loss %.4f", p->loss);
+        fprintf(stderr, "  val loss %.4f  val acc %.2f %%  %.0f images/s  %s left\n", p->val->loss,
+                100.0 * p->val->acc1, p->images_per_second, left);
+        return;
+    }
+    if (!terminal || p->steps <= 0)
+        return;
+    enum { WIDTH = 24 };
+    int done = (int)(WIDTH * p->step / p->steps);
+    fprintf(stderr, "\r\033[K[%.*s%.*s] epoch %lld/%lld  step %lld/%lld", done,
+            "========================", WIDTH - done, "                        ", (long long)p->epoch + 1,
+            (long long)p->epochs, (long long)p->step, (long long)p->steps);
+    if (!isnan(p->loss))
+        fprintf(stderr, "  loss %.4f", p->loss);
+    fprintf(stderr, "  %.0f images/s  %s left", p->images_per_second, left);
+    fflush(stderr);
+}
+
+static hl_status default_lr(const cli_values *values, char *buf, size_t size)
+{
+    hl_method method;
+    HL_TRY(hl_method_parse(cli_text(values, "method"), &method));
+    bool sgd = cli_choice(values, "optimizer") == 0;
+    snprintf(buf, size, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
+    return HL_OK;
+}
+
+static void fill_options(const cli_values *values, hl_train_options *o)
+{
+    hl_train_defaults(o);
+    o->out = cli_text(values, "out");
+    o->resume = cli_flag(values, "resume");
+    o->epochs = (double)cli_int(values, "epochs");
+    o->max_steps = cli_int(values, "max-steps");
+    o->batch_size = cli_int(values, "batch-size");
+    o->accumulate = cli_int(values, "accumulate");
+    o->optimizer = (hl_optimizer)cli_choice(values, "optimizer");
+    o->lr = cli_real(values, "lr");
+    o->head_lr_scale =
+        cli_given(values, "head-lr") && o->lr > 0.0 ? cli_real(values, "head-lr") / o->lr : 0.0;
+    o->momentum = cli_real(values, "momentum");
+    o->weight_decay = cli_real(values, "weight-decay");
+    o->clip_grad = cli_real(values, "clip-grad");
+    o->schedule = (hl_schedule)cli_choice(values, "schedule");
+    o->warmup_epochs = cli_real(values, "warmup-epochs");
+    o->label_smoothing = cli_real(values, "label-smoothing");
+    o->augment = (hl_augment)cli_choice(values, "augment");
+    o->no_shuffle = cli_flag(values, "no-shuffle");
+    o->workers = (int)cli_int(values, "workers");
+    o->seed = (uint64_t)cli_int(values, "seed");
+    o->early_stop = (int)cli_int(values, "early-stop");
+    o->monitor = (hl_monitor)cli_choice(values, "monitor");
+    o->checkpoint_every = cli_int(values, "checkpoint-every");
+    o->skip_bad_images = cli_choice(values, "bad-images") == 1;
+    o->poll = poll_signals;
+    if (!cli_flag(values, "quiet"))
+        o->progress = show_progress;
+}
+
+static hl_status name_classes(hl_model *model, const hl_dataset *data)
+{
+    int32_t count = hl_dataset_class_count(data);
+    if (count != hl_model_classes(model))
+        return hl_fail(HL_E_ARG, "--num-classes", "leave it out", "the data has %d classes, not %lld",
+                       (int)count, (long long)hl_model_classes(model));
+    const char **names = malloc((size_t)count * sizeof *names);
+    if (names == NULL)
+        return hl_fail_nomem("class names", 0);
+    for (int32_t c = 0; c < count; c++)
+        names[c] = hl_dataset_class_name(data, c);
+    hl_status status = hl_model_set_class_names(model, names, count);
+    free(names);
+    return status;
+}
+
+static void print_result(const hl_model *model, const hl_train_options *o, const hl_train_result *r)
+{
+    char trained[32], took[32];
+    hl_model_counts counts;
+    hl_model_count_params(model, &counts);
+    printf("%s on %s: %s trained parameters, %lld epochs, %lld steps in %s (%.0f images/s)\n",
+           hl_model_method(model), hl_model_name(model),
+           cli_grouped(counts.trainable, trained, sizeof trained), (long long)r->epochs, (long long)r->steps,
+           cli_duration(r->wall_seconds, took, sizeof took), r->images_per_second);
+    if (r->best_epoch >= 0)
+        printf("best epoch %lld: val loss %.4f, val accuracy %.2f %%, mean per class %.2f %%\n",
+               (long long)r->best_epoch + 1, r->best.loss, 100.0 * r->best.acc1, 100.0 * r->best.acc_class);
+    if (r->test.count > 0)
+        printf("test: loss %.4f, accuracy %.2f %%, mean per class %.2f %%\n", r->test.loss,
+               100.0 * r->test.acc1, 100.0 * r->test.acc_class);
+    printf("%s\n", o->out);
+}
+
+static hl_status print_summary(const char *run)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/summary.json", run);
+    json_t *summary = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+    return summary != NULL ? cli_print_json(summary) : hl_fail(HL_E_IO, path, NULL, "cannot be read back");
+}
+
+static hl_status train(const cli_values *values, hl_dataset *data, hl_model *model)
+{
+    hl_train_options options;
+    hl_train_result result;
+    fill_options(values, &options);
+    HL_TRY(cli_compute(values, &options.compute));
+    HL_TRY(cli_apply_method(values, model));
+    HL_TRY(name_classes(model, data));
+    char *config = cli_write_config(values);
+    options.config = config;
+    watch_signals();
+    hl_status status = hl_train(model, data, &options, &result);
+    free(config);
+    HL_TRY(status);
+    if (result.interrupted)
+        fprintf(stderr, "%sinterrupted, resume with --resume\n", isatty(STDERR_FILENO) ? "\r\033[K" : "");
+    if (cli_flag(values, "json"))
+        return print_summary(options.out);
+    print_result(model, &options, &result);
+    return HL_OK;
+}
+
+hl_status cli_train(cli_values *values)
+{
+    char lr[32], saved[4096];
+    HL_TRY(cli_require(values, "out"));
+    const char *config = cli_text(values, "config");
+    if (config == NULL && cli_flag(values, "resume")) {
+        /* A run knows its own options. */
+        snprintf(saved, sizeof saved, "%s/config.yaml", cli_text(values, "out"));
+        config = access(saved, R_OK) == 0 ? saved : NULL;
+    }
+    if (config != NULL)
+        HL_TRY(cli_read_config(values, config));
+    if (cli_text(values, "lr") == NULL) {
+        HL_TRY(default_lr(values, lr, sizeof lr));
+        cli_set(values, "lr", lr);
+    }
+    hl_compute compute;
+    HL_TRY(cli_compute(values, &compute));
+    hl_dataset *data;
+    hl_model *model = NULL;
+    HL_TRY(cli_data(values, &data));
+    hl_status status = cli_model(values, hl_dataset_class_count(data), &model);
+    if (status == HL_OK)
+        status = train(values, data, model);
+    hl_model_destroy(model);
+    hl_dataset_destroy(data);
+    return status;
+}
