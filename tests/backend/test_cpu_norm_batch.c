@@ -1,6 +1,8 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "fixtures/op_goldens.h"
 #include "support/numeric.h"
@@ -286,6 +288,31 @@ Test(cpu_norm_batch, gradients_of_parameters_accumulate_when_asked)
     harness_run(&r.h, r.backward);
     cr_assert(isfinite(once) && r.scale->grad[7] == 2.0f * once);
     free(x);
+    harness_close(&r.h);
+}
+
+Test(cpu_norm_batch, the_number_of_threads_changes_no_bit)
+{
+    rig r;
+    rig_make(&r, shapes[6], HL_ELEM_F32, true, true, false, 1e-5f, 0.1f);
+    double *x = random_doubles(r.count, -1.0, 1.0, HL_ELEM_F32, 10);
+    float *first = calloc((size_t)r.count, sizeof *first), scale_grad[5];
+    harness_build(&r.h);
+    set_affine(&r, x, x + 5);
+    harness_set(r.x, x);
+    harness_set(r.dy, x);
+    for (int threads = 1; threads <= 5; threads++) {
+        omp_set_num_threads(threads);
+        harness_run(&r.h, r.forward);
+        harness_run(&r.h, r.backward);
+        if (threads == 1) {
+            memcpy(first, r.dx->data, r.dx->bytes);
+            memcpy(scale_grad, r.scale->grad, sizeof scale_grad);
+        }
+        cr_assert_eq(memcmp(first, r.dx->data, r.dx->bytes), 0, "%d threads", threads);
+        cr_assert_eq(memcmp(scale_grad, r.scale->grad, sizeof scale_grad), 0, "%d threads", threads);
+    }
+    free(x), free(first);
     harness_close(&r.h);
 }
 

@@ -1,5 +1,6 @@
 /* POOL and POOL_GRAD: maximum or average over windows, as torch.nn.MaxPool2d and AvgPool2d. */
 #include <math.h>
+#include <string.h>
 
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
@@ -76,14 +77,26 @@ HL_CLONES static void add_tile(const float *restrict v, float factor, int64_t n,
         sum[c] += factor * v[c];
 }
 
-static void store_index(const hl_tensor *index, int64_t at, int64_t n, const int32_t *values)
+HL_CLONES static void start_max(int32_t at, int64_t n, float *restrict best, int32_t *restrict index)
 {
     for (int64_t c = 0; c < n; c++) {
-        if (index->elem == HL_ELEM_U8)
-            ((uint8_t *)index->data)[at + c] = (uint8_t)values[c];
-        else
-            ((int32_t *)index->data)[at + c] = values[c];
+        best[c] = -INFINITY;
+        index[c] = at;
     }
+}
+
+HL_CLONES static void narrow_index(const int32_t *restrict values, int64_t n, uint8_t *restrict out)
+{
+    for (int64_t c = 0; c < n; c++)
+        out[c] = (uint8_t)values[c];
+}
+
+static void store_index(const hl_tensor *index, int64_t at, int64_t n, const int32_t *values)
+{
+    if (index->elem == HL_ELEM_U8)
+        narrow_index(values, n, (uint8_t *)index->data + at);
+    else
+        memcpy((int32_t *)index->data + at, values, (size_t)n * sizeof *values);
 }
 
 /* Channels [c, c + n) of one output pixel. */
@@ -94,10 +107,10 @@ static void pool_pixel(const hl_step *step, int64_t sample, const extent *e, int
     const hl_window *w = &step->pool.window;
     float v[HL_TILE], result[HL_TILE];
     int32_t best[HL_TILE];
-    for (int64_t i = 0; i < n; i++) {
-        result[i] = step->pool.max ? -INFINITY : 0.0f;
-        best[i] = (int32_t)((e->y0 - e->top) * w->kw + e->x0 - e->left);
-    }
+    if (step->pool.max)
+        start_max((int32_t)((e->y0 - e->top) * w->kw + e->x0 - e->left), n, result, best);
+    else
+        memset(result, 0, (size_t)n * sizeof *result);
     for (int64_t y = e->y0; y < e->y1; y++)
         for (int64_t col = e->x0; col < e->x1; col++) {
             hl_tile_load(x, ((sample * x->shape.h + y) * x->shape.w + col) * x->shape.c + c, n, v);
