@@ -59,6 +59,14 @@ static int64_t largest(const float *logits, int64_t classes)
     return best;
 }
 
+int64_t hl_count_correct(const float *logits, const int32_t *labels, int64_t n, int64_t classes)
+{
+    int64_t correct = 0;
+    for (int64_t i = 0; i < n; i++)
+        correct += largest(logits + i * classes, classes) == labels[i];
+    return correct;
+}
+
 hl_status hl_meter_add(hl_meter *m, const float *logits, const float *losses, const int32_t *labels,
                        int64_t n)
 {

@@ -28,6 +28,9 @@ hl_status hl_meter_add(hl_meter *meter, const float *logits, const float *losses
 /* What was added since the last reset. Classes without a sample do not enter acc_class. */
 hl_status hl_meter_read(const hl_meter *meter, hl_metrics *metrics);
 
+/* How many of n samples have their true class's logit as the first largest. */
+int64_t hl_count_correct(const float *logits, const int32_t *labels, int64_t n, int64_t classes);
+
 /* Area under the ROC curve of n scores, tied ones counted half, as sklearn.metrics.roc_auc_score; NaN when
  * one of the two kinds is missing. */
 hl_status hl_auroc(const double *scores, const uint8_t *positive, int64_t n, double *area);

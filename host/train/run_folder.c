@@ -24,8 +24,9 @@ struct hl_run_folder {
     FILE *log, *csv;
 };
 
-static const char csv_header[] =
-    "epoch,step,lr,train_loss,val_loss,val_acc1,val_acc5,val_acc_class,val_auroc,images_per_second,best\n";
+static const char csv_header[] = "epoch,step,lr,train_loss,train_acc1,val_loss,val_acc1,val_acc5,val_acc_"
+                                 "class,val_auroc,images_per_second,"
+                                 "best\n";
 
 const char *hl_run_folder_file(hl_run_folder *f, const char *name)
 {
@@ -210,16 +211,17 @@ static void csv_number(FILE *file, double value)
 hl_status hl_run_folder_log_epoch(hl_run_folder *f, const hl_epoch_record *r)
 {
     fprintf(f->csv, "%lld,%lld,", (long long)r->epoch, (long long)r->step);
-    const double numbers[] = {r->lr,       r->train_loss,    r->val.loss,  r->val.acc1,
-                              r->val.acc5, r->val.acc_class, r->val.auroc, r->images_per_second};
+    const double numbers[] = {r->lr,       r->train_loss,    r->train_acc1, r->val.loss,         r->val.acc1,
+                              r->val.acc5, r->val.acc_class, r->val.auroc,  r->images_per_second};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         csv_number(f->csv, numbers[i]);
     fprintf(f->csv, "%d\n", r->best);
     HL_TRY(written(f, f->csv, "metrics.csv", false));
-    json_t *object = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:b}", "event", "epoch", "epoch",
-                               (json_int_t)r->epoch, "step", (json_int_t)r->step, "lr", hl_json_real(r->lr),
-                               "train_loss", hl_json_real(r->train_loss), "images_per_second",
-                               hl_json_real(r->images_per_second), "best", r->best);
+    json_t *object =
+        json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:b}", "event", "epoch", "epoch", (json_int_t)r->epoch,
+                  "step", (json_int_t)r->step, "lr", hl_json_real(r->lr), "train_loss",
+                  hl_json_real(r->train_loss), "train_acc1", hl_json_real(r->train_acc1), "images_per_second",
+                  hl_json_real(r->images_per_second), "best", r->best);
     set_metrics(object, "val_", &r->val);
     return put_line(f, object);
 }
@@ -275,10 +277,10 @@ static const char curves_script[] =
     "set terminal pngcairo size 1000,420 font 'sans,10'; set output ARG2; set datafile separator ','; "
     "set multiplot layout 1,2; set grid; set xlabel 'epoch'; set key bottom right; "
     "set title 'loss'; set key top right; "
-    "plot ARG1 using 1:4 skip 1 with linespoints title 'train', '' using 1:5 skip 1 with linespoints title "
+    "plot ARG1 using 1:4 skip 1 with linespoints title 'train', '' using 1:6 skip 1 with linespoints title "
     "'val'; "
     "set title 'accuracy (val)'; set key bottom right; "
-    "plot ARG1 using 1:6 skip 1 with linespoints title 'top-1', '' using 1:8 skip 1 with linespoints title "
+    "plot ARG1 using 1:7 skip 1 with linespoints title 'top-1', '' using 1:9 skip 1 with linespoints title "
     "'mean per class'; "
     "unset multiplot";
 

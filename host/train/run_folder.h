@@ -26,7 +26,7 @@ hl_status hl_run_folder_log_step(hl_run_folder *folder, int64_t epoch, int64_t s
                                  double images_per_second);
 typedef struct hl_epoch_record {
     int64_t epoch, step;
-    double lr, train_loss, images_per_second;
+    double lr, train_loss, train_acc1, images_per_second;
     hl_metrics val;
     bool best;
 } hl_epoch_record;

@@ -1,0 +1,55 @@
+/* A training run in progress. */
+#ifndef HL_TRAIN_TRAINER_H
+#define HL_TRAIN_TRAINER_H
+
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/run_folder.h"
+#include "train/schedule.h"
+#include "train/train_options.h"
+
+typedef struct hl_trainer {
+    hl_model *model;
+    const hl_dataset *data;
+    hl_train_options options; /* resolved */
+    hl_elem elem;
+    hl_session session;
+    hl_optimizer_state *optimizer;
+    hl_run_folder *folder;
+    hl_loader *train, *val;
+    hl_split val_split;
+    int64_t val_batch;
+    hl_meter *meter;
+    hl_fingerprint fingerprint;
+    hl_position at;
+    hl_run_state *run; /* the session's */
+    int64_t batches;   /* in an epoch */
+    int64_t steps_per_epoch, steps, epochs, warmup_steps;
+    float *logits, *losses; /* of a training batch, on the host */
+    double label_entropy;   /* loss of the best guess that does not look at the image */
+    /* Within an optimizer step: */
+    int64_t pending; /* batches whose gradients are summed */
+    int64_t pending_images;
+    double pending_loss; /* sum of their mean losses */
+    bool cold;           /* it includes compiling a program, or is the first */
+    double step_started, images_per_second;
+    /* Of this process: */
+    double started, wall_before;
+    int64_t steps_here;
+    bool stop_asked, checkpoint_asked;
+} hl_trainer;
+
+/* The epoch that `at` stands in, to its end, to the last step of the run, or until the caller wants to stop.
+ */
+hl_status hl_trainer_epoch(hl_trainer *trainer);
+
+/* Asks the caller what to do next; notes the answer. */
+void hl_trainer_poll(hl_trainer *trainer);
+
+/* Writes last.safetensors and state.safetensors. */
+hl_status hl_trainer_checkpoint(hl_trainer *trainer);
+
+/* Tells the caller how far the run is; `val` NULL but at the end of an epoch. */
+void hl_trainer_report(const hl_trainer *trainer, double loss, const hl_metrics *val);
+
+#endif
