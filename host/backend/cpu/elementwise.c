@@ -46,11 +46,26 @@ HL_CLONES static void multiply(const float *restrict v, float *restrict product,
         product[i] *= v[i];
 }
 
-HL_CLONES static void multiply_accumulate(const float *restrict a, const float *restrict b,
-                                          float *restrict sum, int64_t count)
+/* Every row times `factor`. */
+HL_CLONES static void multiply_rows(float *restrict v, int64_t rows, int64_t width,
+                                    const float *restrict factor)
 {
-    for (int64_t i = 0; i < count; i++)
-        sum[i] += a[i] * b[i];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            v[r * width + c] *= factor[c];
+}
+
+/* sum[c] += a b over the rows of a tile, in float first. */
+HL_CLONES static void add_products(float *restrict a, const float *restrict b, int64_t rows, int64_t width,
+                                   double *restrict sum)
+{
+    for (int64_t c = 0; c < width; c++)
+        a[c] *= b[c];
+    for (int64_t r = 1; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            a[c] += a[r * width + c] * b[r * width + c];
+    for (int64_t c = 0; c < width; c++)
+        sum[c] += (double)a[c];
 }
 
 /* Is b one value per sample and channel, while a has several pixels? */
@@ -59,79 +74,102 @@ static bool is_broadcast(const hl_tensor *a, const hl_tensor *b)
     return hl_tensor_rows(a) != hl_tensor_rows(b);
 }
 
-/* Where b's element for a's element `at` lies; elements up to the end of the row follow one another. */
-static int64_t broadcast_at(const hl_tensor *a, int64_t at)
+static void equal_product(const hl_tensor *a, const hl_tensor *b, const hl_tensor *out)
 {
-    int64_t c = a->shape.c, sample = at / (c * a->shape.h * a->shape.w);
-    return sample * c + at % c;
+    int64_t count = hl_tensor_count(a);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE) {
+        float product[HL_TILE], v[HL_TILE];
+        int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
+        hl_tile_load(a, at, n, product);
+        hl_tile_load(b, at, n, v);
+        multiply(v, product, n);
+        hl_tile_store(out, at, n, product);
+    }
 }
 
-/* Elements [at, ...) that can be treated as one run: a tile, and not past the end of a row when b is
- * broadcast. */
-static int64_t run_length(const hl_tensor *a, bool broadcast, int64_t at, int64_t end)
+/* Part of a sample: channels [c, c + n) of pixels [first, last). Whole rows unless they do not fit a tile. */
+typedef struct patch {
+    int64_t sample, first, last, c, n, together; /* together: rows to a tile */
+} patch;
+
+static patch patch_of(const hl_tensor *t, int64_t sample, int64_t part, int64_t first, int64_t last)
 {
-    int64_t n = end - at < HL_TILE ? end - at : HL_TILE, left = a->shape.c - at % a->shape.c;
-    return broadcast && left < n ? left : n;
+    int64_t channels = t->shape.c, c = part * HL_TILE, n = channels - c < HL_TILE ? channels - c : HL_TILE;
+    return (patch){sample, first, last, c, n, n == channels ? hl_tile_rows(channels) : 1};
+}
+
+static int64_t parts_of(const hl_tensor *t)
+{
+    return (t->shape.c + HL_TILE - 1) / HL_TILE;
+}
+
+static int64_t element_at(const hl_tensor *t, const patch *p, int64_t pixel)
+{
+    return (p->sample * t->shape.h * t->shape.w + pixel) * t->shape.c + p->c;
+}
+
+static void patch_product(const hl_tensor *a, const hl_tensor *b, const hl_tensor *out, const patch *p)
+{
+    float factor[HL_TILE], v[HL_TILE];
+    hl_tile_load(b, p->sample * b->shape.c + p->c, p->n, factor);
+    for (int64_t pixel = p->first, rows; pixel < p->last; pixel += rows) {
+        rows = p->last - pixel < p->together ? p->last - pixel : p->together;
+        hl_tile_load(a, element_at(a, p, pixel), rows * p->n, v);
+        multiply_rows(v, rows, p->n, factor);
+        hl_tile_store(out, element_at(a, p, pixel), rows * p->n, v);
+    }
+}
+
+/* out = a b, b possibly one value for all pixels of a sample. */
+static void product(const hl_tensor *a, const hl_tensor *b, const hl_tensor *out)
+{
+    if (!is_broadcast(a, b)) {
+        equal_product(a, b, out);
+        return;
+    }
+    int64_t pixels = a->shape.h * a->shape.w, chunk = 4 * hl_tile_rows(a->shape.c), parts = parts_of(a);
+    int64_t chunks = (pixels + chunk - 1) / chunk;
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < a->shape.n * chunks * parts; k++) {
+        int64_t first = k / parts % chunks * chunk;
+        patch p = patch_of(a, k / parts / chunks, k % parts, first,
+                           pixels - first < chunk ? pixels : first + chunk);
+        patch_product(a, b, out, &p);
+    }
+}
+
+static void patch_gradient(const hl_tensor *dy, const hl_tensor *a, const hl_tensor *db, const patch *p)
+{
+    float g[HL_TILE], v[HL_TILE];
+    double sum[HL_TILE] = {0};
+    for (int64_t pixel = p->first, rows; pixel < p->last; pixel += rows) {
+        rows = p->last - pixel < p->together ? p->last - pixel : p->together;
+        hl_tile_load(dy, element_at(a, p, pixel), rows * p->n, g);
+        hl_tile_load(a, element_at(a, p, pixel), rows * p->n, v);
+        add_products(g, v, rows, p->n, sum);
+    }
+    for (int64_t i = 0; i < p->n; i++)
+        g[i] = (float)sum[i];
+    hl_tile_store(db, p->sample * a->shape.c + p->c, p->n, g);
+}
+
+/* db[n, c] = sum over pixels of dy a. */
+static void broadcast_gradient(const hl_tensor *dy, const hl_tensor *a, const hl_tensor *db)
+{
+    int64_t parts = parts_of(a);
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < a->shape.n * parts; k++) {
+        patch p = patch_of(a, k / parts, k % parts, 0, a->shape.h * a->shape.w);
+        patch_gradient(dy, a, db, &p);
+    }
 }
 
 static hl_status mul_run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
-    const hl_tensor *a = step->in[0], *b = step->in[1], *y = step->out[0];
-    bool broadcast = is_broadcast(a, b);
-    int64_t count = hl_tensor_count(y);
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < count; first += HL_TILE) {
-        float product[HL_TILE], v[HL_TILE];
-        int64_t end = count - first < HL_TILE ? count : first + HL_TILE;
-        for (int64_t at = first, n; at < end; at += n) {
-            n = run_length(a, broadcast, at, end);
-            hl_tile_load(a, at, n, product);
-            hl_tile_load(b, broadcast ? broadcast_at(a, at) : at, n, v);
-            multiply(v, product, n);
-            hl_tile_store(y, at, n, product);
-        }
-    }
+    product(step->in[0], step->in[1], step->out[0]);
     return HL_OK;
-}
-
-/* out = dy * factor, factor possibly broadcast over pixels. */
-static void gradient_product(const hl_tensor *dy, const hl_tensor *factor, const hl_tensor *out)
-{
-    bool broadcast = is_broadcast(dy, factor);
-    int64_t count = hl_tensor_count(dy);
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < count; first += HL_TILE) {
-        float product[HL_TILE], v[HL_TILE];
-        int64_t end = count - first < HL_TILE ? count : first + HL_TILE;
-        for (int64_t at = first, n; at < end; at += n) {
-            n = run_length(dy, broadcast, at, end);
-            hl_tile_load(dy, at, n, product);
-            hl_tile_load(factor, broadcast ? broadcast_at(dy, at) : at, n, v);
-            multiply(v, product, n);
-            hl_tile_store(out, at, n, product);
-        }
-    }
-}
-
-/* db[n, c] = sum over pixels of dy * a. */
-static void broadcast_gradient(const hl_tensor *dy, const hl_tensor *a, const hl_tensor *db)
-{
-    int64_t channels = dy->shape.c, pixels = dy->shape.h * dy->shape.w;
-    int64_t parts = (channels + HL_TILE - 1) / HL_TILE;
-#pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < dy->shape.n * parts; k++) {
-        float sum[HL_TILE] = {0}, g[HL_TILE], v[HL_TILE];
-        int64_t sample = k / parts, c = k % parts * HL_TILE,
-                n = channels - c < HL_TILE ? channels - c : HL_TILE;
-        for (int64_t p = 0; p < pixels; p++) {
-            int64_t at = (sample * pixels + p) * channels + c;
-            hl_tile_load(dy, at, n, g);
-            hl_tile_load(a, at, n, v);
-            multiply_accumulate(g, v, sum, n);
-        }
-        hl_tile_store(db, sample * channels + c, n, sum);
-    }
 }
 
 static hl_status mul_grad_run(hl_cpu *cpu, hl_step *step)
@@ -139,11 +177,11 @@ static hl_status mul_grad_run(hl_cpu *cpu, hl_step *step)
     (void)cpu;
     const hl_tensor *dy = step->in[0], *a = step->in[1], *b = step->in[2];
     if (step->out[0] != NULL)
-        gradient_product(dy, b, step->out[0]);
+        product(dy, b, step->out[0]);
     if (step->out[1] != NULL && is_broadcast(a, b))
         broadcast_gradient(dy, a, step->out[1]);
     else if (step->out[1] != NULL)
-        gradient_product(dy, a, step->out[1]);
+        product(dy, a, step->out[1]);
     return HL_OK;
 }
 

@@ -201,7 +201,8 @@ static void grad_pixel(const hl_step *step, int64_t sample, int64_t iy, int64_t 
 {
     const hl_tensor *dy = step->in[0], *dx = step->out[0];
     const hl_window *w = &step->pool.window;
-    float sum[HL_TILE] = {0};
+    float sum[HL_TILE];
+    memset(sum, 0, (size_t)n * sizeof *sum);
     int64_t y0, y1, x0, x1;
     covering(iy, w->top, w->kh, w->sh, dy->shape.h, &y0, &y1);
     covering(ix, w->left, w->kw, w->sw, dy->shape.w, &x0, &x1);
