@@ -95,7 +95,7 @@ emit("loss_labels", labels, "int32_t")
 emit("loss_values", losses)
 emit("loss_grad", x.grad)
 
-# Optimizers: 5 steps with the same gradients; the values after each.
+# Optimizers: 5 steps with the same gradients; the values after each. A large epsilon shows where it is added.
 start, grads = torch.randn(4), torch.randn(5, 4)
 emit("optim_start", start)
 emit("optim_grads", grads)
@@ -103,8 +103,8 @@ for name, make in [
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.1)),
         ("sgd_momentum", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.05)),
         ("sgd_nesterov", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.05, nesterov=True)),
-        ("adam", lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05)),
-        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.05))]:
+        ("adam", lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.9, 0.99), eps=1e-2, weight_decay=0.05)),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.9, 0.99), eps=1e-2, weight_decay=0.05))]:
     p = start.clone().requires_grad_()
     optimizer, values = make([p]), []
     for g in grads:

@@ -13,8 +13,7 @@ enum { GOLDENS = sizeof golden_act_points / sizeof *golden_act_points };
 static const int64_t sizes[] = {1, 15, 17, 2048, 2049, 5003};
 static const hl_elem elems[] = {HL_ELEM_F32, HL_ELEM_BF16};
 
-#define FOR_EACH(type, item, array)                                                                          \
-    for (const type *item = array; item < array + sizeof array / sizeof *array; item++)
+enum { SIZES = sizeof sizes / sizeof *sizes };
 
 static void forward(hl_act act, hl_elem elem, int64_t n, const double *x, double *y)
 {
@@ -54,18 +53,23 @@ static void backward(hl_act act, hl_elem elem, int64_t n, const double *operand,
     harness_close(&h);
 }
 
+static void expect_activation(hl_act act, hl_elem elem, int64_t n)
+{
+    double *x = random_doubles(n, -8.0, 8.0, elem, 1), *y = doubles(n), *want = doubles(n);
+    for (int64_t i = 0; i < n; i++)
+        want[i] = ref_act(act, x[i]);
+    forward(act, elem, n, x, y);
+    /* Values up to 8, a handful of operations and a polynomial. */
+    expect_close(ref_act_name(act), elem, y, want, n, 8.0, 8);
+    free(x), free(y), free(want);
+}
+
 Test(cpu_act, every_activation_agrees_with_its_definition)
 {
-    FOR_EACH(int64_t, n, sizes) FOR_EACH(hl_elem, elem, elems) for (int act = 0; act <= HL_ACT_GELU; act++)
-    {
-        double *x = random_doubles(*n, -8.0, 8.0, *elem, 1), *y = doubles(*n), *want = doubles(*n);
-        for (int64_t i = 0; i < *n; i++)
-            want[i] = ref_act((hl_act)act, x[i]);
-        forward((hl_act)act, *elem, *n, x, y);
-        /* Values up to 8, a handful of operations and a polynomial. */
-        expect_close(ref_act_name((hl_act)act), *elem, y, want, *n, 8.0, 8);
-        free(x), free(y), free(want);
-    }
+    for (int k = 0; k < SIZES; k++)
+        for (int e = 0; e < 2; e++)
+            for (int act = 0; act <= HL_ACT_GELU; act++)
+                expect_activation((hl_act)act, elems[e], sizes[k]);
 }
 
 /* What the step reads: the output, as it was stored, or the input. */
@@ -81,29 +85,32 @@ static double slope_known(hl_act act, double x, double operand)
     return act == HL_ACT_SIGMOID ? operand * (1.0 - operand) : ref_act_slope(act, x);
 }
 
+static void expect_gradient(hl_act act, hl_elem elem, int64_t n, int count)
+{
+    double *x = random_doubles(n, -8.0, 8.0, elem, 2), *g = random_doubles(n * count, -1.0, 1.0, elem, 3);
+    double *operand = doubles(n), *want = doubles(n), *dx = doubles(n);
+    for (int64_t i = 0; i < n; i++) {
+        double sum = 0.0;
+        for (int k = 0; k < count; k++)
+            sum += g[k * n + i];
+        operand[i] = operand_of(act, elem, x[i]);
+        want[i] = sum * slope_known(act, x[i], operand[i]);
+    }
+    for (int alias = 0; alias <= 1; alias++) {
+        backward(act, elem, n, operand, g, count, alias, dx);
+        /* Gradients up to 3, slopes up to 1.2, sigmoid's 1 - s up to 1, x up to 8 in x (1 - s). */
+        expect_close(ref_act_name(act), elem, dx, want, n, 3.0 * 8.0, 8);
+    }
+    free(x), free(g), free(operand), free(want), free(dx);
+}
+
 Test(cpu_act, gradients_are_summed_and_multiplied_by_the_derivative)
 {
-    FOR_EACH(int64_t, n, sizes)
-    FOR_EACH(hl_elem, elem, elems) for (int act = 0; act <= HL_ACT_GELU; act++) for (int count = 1;
-                                                                                     count <= 3; count++)
-    {
-        double *x = random_doubles(*n, -8.0, 8.0, *elem, 2),
-               *g = random_doubles(*n * count, -1.0, 1.0, *elem, 3);
-        double *operand = doubles(*n), *want = doubles(*n), *dx = doubles(*n);
-        for (int64_t i = 0; i < *n; i++) {
-            double sum = 0.0;
-            for (int k = 0; k < count; k++)
-                sum += g[k * *n + i];
-            operand[i] = operand_of((hl_act)act, *elem, x[i]);
-            want[i] = sum * slope_known((hl_act)act, x[i], operand[i]);
-        }
-        for (int alias = 0; alias <= 1; alias++) {
-            backward((hl_act)act, *elem, *n, operand, g, count, alias, dx);
-            /* Gradients up to 3, slopes up to 1.2, sigmoid's 1 - s up to 1, x up to 8 in x (1 - s). */
-            expect_close(ref_act_name((hl_act)act), *elem, dx, want, *n, 3.0 * 8.0, 8);
-        }
-        free(x), free(g), free(operand), free(want), free(dx);
-    }
+    for (int k = 0; k < SIZES; k++)
+        for (int e = 0; e < 2; e++)
+            for (int act = 0; act <= HL_ACT_GELU; act++)
+                for (int count = 1; count <= 3; count++)
+                    expect_gradient((hl_act)act, elems[e], sizes[k], count);
 }
 
 static double act_of(double x, const void *act)
@@ -152,8 +159,8 @@ Test(cpu_act, kinks_follow_pytorch)
         {HL_ACT_HARDSWISH, golden_act_hardswish, golden_act_hardswish_grad},
         {HL_ACT_GELU, golden_act_gelu, golden_act_gelu_grad},
     };
-    FOR_EACH(golden_act, k, goldens)
-    {
+    for (size_t n = 0; n < sizeof goldens / sizeof *goldens; n++) {
+        const golden_act *k = &goldens[n];
         double x[GOLDENS], y[GOLDENS], dx[GOLDENS], one[GOLDENS], want_y[GOLDENS], want_dx[GOLDENS];
         for (int i = 0; i < GOLDENS; i++) {
             x[i] = (double)golden_act_points[i];

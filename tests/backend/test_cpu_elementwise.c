@@ -11,9 +11,7 @@ static const hl_shape shapes[] = {
 };
 static const hl_elem elems[] = {HL_ELEM_F32, HL_ELEM_BF16};
 
-#define FOR_EACH_CASE                                                                                        \
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)                                              \
-        for (int e = 0; e < 2; e++)
+enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static void expect_sum(hl_shape shape, hl_elem elem, int terms, hl_act act)
 {
@@ -46,9 +44,10 @@ static void expect_sum(hl_shape shape, hl_elem elem, int terms, hl_act act)
 
 Test(cpu_elementwise, any_number_of_tensors_is_added_and_activated)
 {
-    FOR_EACH_CASE
-    for (int terms = 1; terms <= 4; terms++)
-        expect_sum(shapes[s], elems[e], terms, terms % 2 ? HL_ACT_NONE : HL_ACT_RELU);
+    for (int s = 0; s < SHAPES; s++)
+        for (int e = 0; e < 2; e++)
+            for (int terms = 1; terms <= 4; terms++)
+                expect_sum(shapes[s], elems[e], terms, terms % 2 ? HL_ACT_NONE : HL_ACT_RELU);
     for (int act = 0; act <= HL_ACT_GELU; act++)
         expect_sum(shapes[2], HL_ELEM_F32, 2, (hl_act)act);
 }
@@ -105,9 +104,10 @@ static void expect_product(hl_shape shape, hl_elem elem, bool broadcast, bool wa
 
 Test(cpu_elementwise, products_and_their_gradients_agree_with_the_definition)
 {
-    FOR_EACH_CASE
-    for (int broadcast = 0; broadcast < 2; broadcast++)
-        expect_product(shapes[s], elems[e], broadcast, true, true);
+    for (int s = 0; s < SHAPES; s++)
+        for (int e = 0; e < 2; e++)
+            for (int broadcast = 0; broadcast < 2; broadcast++)
+                expect_product(shapes[s], elems[e], broadcast, true, true);
 }
 
 Test(cpu_elementwise, gradients_that_nobody_wants_are_left_out)
