@@ -8,7 +8,7 @@ CC      ?= cc
 SANITIZE ?=
 DEBUG    ?= 0
 
-PACKAGES := libpng libjpeg libzip jansson libcyaml nettle
+PACKAGES := libpng libjpeg libzip jansson yaml-0.1 nettle
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror
 CFLAGS   ?= -O3 -g
@@ -17,11 +17,13 @@ INCLUDES := -Iinclude -Ihost -I. $(shell pkg-config --cflags $(PACKAGES))
 LIBS     := $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
 
 ifeq ($(SANITIZE),address)
-BUILD    := $(BUILD)-asan
-STANDARD += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+override BUILD := $(BUILD)-asan
+SANITIZER := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+STANDARD  += $(SANITIZER)
 else ifeq ($(SANITIZE),thread)
-BUILD    := $(BUILD)-tsan
-STANDARD += -fsanitize=thread
+override BUILD := $(BUILD)-tsan
+SANITIZER := -fsanitize=thread
+STANDARD  += $(SANITIZER)
 endif
 ifeq ($(DEBUG),1)
 CFLAGS := -O0 -g3
@@ -71,8 +73,14 @@ $(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
 
 $(BUILD)/obj/tests/%.o: STANDARD += -Itests
 
-test-programs: $(TEST_PROGRAMS)
-test: all $(TEST_PROGRAMS)
+# The example is built as a user would build it: against the public headers alone.
+$(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	$(Q)$(CC) -std=c17 $(CFLAGS) $(WARNINGS) -fopenmp -Iinclude $< $(BUILD)/libheirloom.a -o $@ $(LIBS) $(SANITIZER)
+
+test-programs: $(TEST_PROGRAMS) $(BUILD)/tests/examples/train
+test: all test-programs
 	scripts/run_tests.sh $(TEST_PROGRAMS)
 
 # The tests again, under the sanitizer this build is for.

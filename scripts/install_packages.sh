@@ -4,7 +4,7 @@
 set -euo pipefail
 
 needed=(gcc make pkg-config libdnnl-dev libcriterion-dev libjpeg-dev libpng-dev libzip-dev libjansson-dev
-    libcyaml-dev nettle-dev gnuplot-nox "$@")
+    libyaml-dev nettle-dev gnuplot-nox "$@")
 missing=()
 for package in "${needed[@]}"; do
     # A virtual or renamed package (libjpeg-dev) counts when a package that provides it is installed.
