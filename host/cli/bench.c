@@ -3,13 +3,15 @@
 
 static hl_status report(const cli_values *values, const hl_model *model, const hl_bench_result *r)
 {
+    char method[64];
     int64_t batch = cli_int(values, "batch-size");
     if (cli_flag(values, "json"))
         return cli_print_json(json_pack(
-            "{s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "model", hl_model_name(model),
-            "method", hl_model_method(model), "mode", cli_text(values, "mode"), "batch_size",
-            (json_int_t)batch, "images_per_second", r->images_per_second, "ms_median", r->ms_median, "ms_p95",
-            r->ms_p95, "gflops", r->gflops, "arena_bytes", (json_int_t)r->arena_bytes, "persistent_bytes",
+            "{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "model",
+            hl_model_name(model), "method", cli_method_name(model, method, sizeof method), "method_options",
+            hl_model_method(model), "mode", cli_text(values, "mode"), "batch_size", (json_int_t)batch,
+            "images_per_second", r->images_per_second, "ms_median", r->ms_median, "ms_p95", r->ms_p95,
+            "gflops", r->gflops, "arena_bytes", (json_int_t)r->arena_bytes, "persistent_bytes",
             (json_int_t)r->persistent_bytes, "scratch_bytes", (json_int_t)r->scratch_bytes,
             "peak_memory_bytes", (json_int_t)r->peak_memory_bytes));
     const double mib = 1024.0 * 1024.0;

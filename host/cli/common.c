@@ -95,6 +95,13 @@ hl_status cli_apply_method(const cli_values *values, hl_model *model)
     return hl_model_apply_method(model, cli_text(values, "method"), norm, (uint64_t)cli_int(values, "seed"));
 }
 
+const char *cli_method_name(const hl_model *model, char *buf, size_t size)
+{
+    const char *text = hl_model_method(model);
+    snprintf(buf, size, "%.*s", (int)strcspn(text, ":"), text);
+    return buf;
+}
+
 hl_status cli_data(const cli_values *values, hl_dataset **data)
 {
     HL_TRY(cli_require(values, "data"));

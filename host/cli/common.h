@@ -19,6 +19,9 @@ hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model *
 /* Applies --method with --norm. */
 hl_status cli_apply_method(const cli_values *values, hl_model *model);
 
+/* The bare name of the model's method, without its options; into buf, returned. */
+const char *cli_method_name(const hl_model *model, char *buf, size_t size);
+
 hl_status cli_data(const cli_values *values, hl_dataset **data);
 
 /* The option must be given. */

@@ -11,18 +11,20 @@ static json_t *layer_json(const hl_layer *layer)
 
 static hl_status print_json(const hl_model *model, const hl_model_counts *c)
 {
+    char method[64];
     json_t *layers = json_array();
     for (int i = 0; i < hl_model_layer_count(model); i++) {
         hl_layer layer;
         hl_model_layer(model, i, &layer);
         json_array_append_new(layers, layer_json(&layer));
     }
-    return cli_print_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
-                                    hl_model_name(model), "method", hl_model_method(model), "total_params",
-                                    (json_int_t)c->total, "conv_params", (json_int_t)c->conv, "head_params",
-                                    (json_int_t)c->head, "trainable_params", (json_int_t)c->trainable,
-                                    "trainable_conv_params", (json_int_t)c->trainable_conv, "gates",
-                                    (json_int_t)c->gates, "macs", (json_int_t)c->macs, "layers", layers));
+    return cli_print_json(
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model", hl_model_name(model),
+                  "method", cli_method_name(model, method, sizeof method), "method_options",
+                  hl_model_method(model), "total_params", (json_int_t)c->total, "conv_params",
+                  (json_int_t)c->conv, "head_params", (json_int_t)c->head, "trainable_params",
+                  (json_int_t)c->trainable, "trainable_conv_params", (json_int_t)c->trainable_conv, "gates",
+                  (json_int_t)c->gates, "macs", (json_int_t)c->macs, "layers", layers));
 }
 
 static void print_table(const hl_model *model, const hl_model_counts *c)

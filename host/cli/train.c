@@ -156,14 +156,44 @@ static hl_status print_summary(const char *run)
     return summary != NULL ? cli_print_json(summary) : hl_fail(HL_E_IO, path, NULL, "cannot be read back");
 }
 
-static hl_status train(const cli_values *values, hl_dataset *data, hl_model *model)
+/* Texts of the options whose defaults the model, the method and the machine decide. */
+typedef struct resolved {
+    char image_size[24], resize[24], mean[64], std[64];
+} resolved;
+
+static void triple_text(const float v[3], char *buf, size_t size)
+{
+    snprintf(buf, size, "%.9g,%.9g,%.9g", (double)v[0], (double)v[1], (double)v[2]);
+}
+
+/* Writes into `values` what was decided, so that config.yaml repeats this run whatever the defaults are by
+ * then. */
+static void resolve(cli_values *values, const hl_model *model, resolved *r)
+{
+    const hl_preprocess *p = hl_model_preprocess(model);
+    snprintf(r->image_size, sizeof r->image_size, "%lld", (long long)p->size);
+    snprintf(r->resize, sizeof r->resize, "%lld", (long long)p->resize);
+    triple_text(p->mean, r->mean, sizeof r->mean);
+    triple_text(p->std, r->std, sizeof r->std);
+    cli_set(values, "image-size", r->image_size);
+    cli_set(values, "resize", r->resize);
+    cli_set(values, "interpolation", p->bicubic ? "bicubic" : "bilinear");
+    cli_set(values, "mean", r->mean);
+    cli_set(values, "std", r->std);
+    cli_set(values, "method", hl_model_method(model));
+    cli_set(values, "norm", hl_norm_mode_name(hl_model_norm_mode(model)));
+}
+
+static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
 {
     hl_train_options options;
     hl_train_result result;
+    resolved texts;
     fill_options(values, &options);
     HL_TRY(cli_compute(values, &options.compute));
     HL_TRY(cli_apply_method(values, model));
     HL_TRY(name_classes(model, data));
+    resolve(values, model, &texts);
     char *config = cli_write_config(values);
     options.config = config;
     watch_signals();
