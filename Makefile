@@ -44,7 +44,7 @@ TEST_SOURCES   := $(wildcard tests/*/test_*.c)
 TEST_PROGRAMS  := $(TEST_SOURCES:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
 
-.PHONY: all lib test test-programs sanitize sanitize-threads lint fuzz bench install clean help
+.PHONY: all lib test test-programs sanitize sanitize-threads lint fuzz bench install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -111,6 +111,25 @@ $(BUILD)/fuzz/bin/%: tests/fuzz/%.c $(FUZZ_SOURCES) tests/fuzz/replay.c $(wildca
 fuzz: $(FUZZ_PROGRAMS)
 	scripts/fuzz.sh $(FUZZ_SECONDS) $(BUILD)/fuzz/corpus $(FUZZ_PROGRAMS)
 
+# PREFIX=/usr/local DESTDIR= : the program, the libraries, headers, pkg-config file, man page and bash completion.
+INSTALLED_HEADERS := $(wildcard include/heirloom/*.h)
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/heirloom \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 755 $(BUILD)/heirloom $(DESTDIR)$(PREFIX)/bin/heirloom
+	install -m 644 $(BUILD)/libheirloom.a $(DESTDIR)$(PREFIX)/lib/libheirloom.a
+	install -m 755 $(BUILD)/libheirloom.so $(DESTDIR)$(PREFIX)/lib/libheirloom.so
+	install -m 644 $(INSTALLED_HEADERS) $(DESTDIR)$(PREFIX)/include/heirloom/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' scripts/heirloom.pc.in \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/heirloom.pc
+	$(BUILD)/heirloom --man > $(DESTDIR)$(PREFIX)/share/man/man1/heirloom.1
+	$(BUILD)/heirloom --bash-completion > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heirloom
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/heirloom lib/libheirloom.a lib/libheirloom.so lib/pkgconfig/heirloom.pc \
+	    share/man/man1/heirloom.1 share/bash-completion/completions/heirloom)
+	rm -rf $(DESTDIR)$(PREFIX)/include/heirloom
+
 lint:
 	scripts/lint.sh
 
@@ -120,8 +139,13 @@ clean:
 help:
 	@echo "make [all]     library and program in $(BUILD)/"
 	@echo "make test      build and run every test"
+	@echo "make bench     training throughput beside PyTorch"
+	@echo "make install   into PREFIX=$(PREFIX); DESTDIR= for packagers; make uninstall"
 	@echo "make fuzz      every parser on random input, FUZZ_SECONDS=30 each"
 	@echo "make lint      formatting, layering of includes, file length"
 	@echo "switches: SANITIZE=address|thread DEBUG=1 BUILD=DIR CC=COMPILER PREFIX=DIR"
+
+# Objects stay, also those that only test programs are made of.
+.SECONDARY:
 
 -include $(LIB_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
