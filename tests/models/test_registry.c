@@ -1,0 +1,172 @@
+/* The zoo, row by row: counts and preprocessing against what torchvision and timm say (the golden files). */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "io/safetensors.h"
+#include "models/registry.h"
+
+static hl_tensor_map *golden_of(const hl_model_info *info)
+{
+    char path[128];
+    hl_tensor_map *map;
+    snprintf(path, sizeof path, "tests/fixtures/models/%s.safetensors", info->name);
+    cr_assert_eq(hl_safetensors_read(path, &map), HL_OK, "%s: run scripts/make_model_goldens.py",
+                 hl_last_error());
+    return map;
+}
+
+static hl_graph *build(const hl_model_info *info, int64_t size, int64_t classes)
+{
+    hl_graph *graph;
+    cr_assert_eq(hl_model_build(info, size, classes, &graph), HL_OK, "%s", hl_last_error());
+    return graph;
+}
+
+/* Parameters in all, weights of convolutions, gates of all convolutions and of those larger than 1x1. */
+static void count(const hl_graph *graph, int64_t counts[4])
+{
+    memset(counts, 0, 4 * sizeof *counts);
+    for (size_t i = 0; i < graph->param_count; i++)
+        counts[0] += hl_param_is_statistic(graph->params[i]) ? 0 : graph->params[i]->count;
+    for (size_t v = 0; v < graph->node_count; v++) {
+        const hl_node *node = graph->nodes[v];
+        if (node->op != HL_OP_CONV)
+            continue;
+        const int64_t *shape = node->expr.weight->shape;
+        counts[1] += node->expr.weight->count;
+        counts[2] += shape[0] * shape[1];
+        counts[3] += shape[2] * shape[3] > 1 ? shape[0] * shape[1] : 0;
+    }
+}
+
+Test(registry, counts_are_those_of_the_reference_implementations)
+{
+    for (int i = 0; i < hl_model_count(); i++) {
+        const hl_model_info *info = hl_model_at(i);
+        hl_tensor_map *golden = golden_of(info);
+        const int64_t *want = hl_tensor_map_find(golden, "counts")->data;
+        hl_graph *graph = build(info, 0, 1000);
+        int64_t have[4];
+        count(graph, have);
+        for (int k = 0; k < 4; k++)
+            cr_expect_eq(have[k], want[k], "%s, count %d: %lld, want %lld", info->name, k, (long long)have[k],
+                         (long long)want[k]);
+        hl_graph_destroy(graph);
+        hl_tensor_map_destroy(golden);
+    }
+}
+
+/* The numbers of the paper's setting, written out so that no script can change them. */
+Test(registry, gates_are_as_many_as_published)
+{
+    static const struct {
+        const char *name;
+        int64_t all, spatial;
+    } rows[] = {{"resnet18", 1392832, 1220800},
+                {"resnet34", 2515136, 2343104},
+                {"resnet50", 13385920, 1257664},
+                {"mobilenet_v2", 2131904, 7232},
+                {"efficientnet_lite0", 3155168, 9056}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const hl_model_info *info;
+        int64_t have[4];
+        cr_assert_eq(hl_model_find(rows[i].name, &info), HL_OK);
+        hl_graph *graph = build(info, 0, 10);
+        count(graph, have);
+        cr_expect_eq(have[2], rows[i].all, "%s: %lld", rows[i].name, (long long)have[2]);
+        cr_expect_eq(have[3], rows[i].spatial, "%s: %lld", rows[i].name, (long long)have[3]);
+        hl_graph_destroy(graph);
+    }
+}
+
+Test(registry, preprocessing_is_that_of_the_published_weights)
+{
+    for (int i = 0; i < hl_model_count(); i++) {
+        const hl_model_info *info = hl_model_at(i);
+        hl_tensor_map *golden = golden_of(info);
+        const float *want = hl_tensor_map_find(golden, "preprocess")->data;
+        cr_expect_eq((float)info->image_size, want[0], "%s", info->name);
+        cr_expect_eq((float)info->resize, want[1], "%s: %lld", info->name, (long long)info->resize);
+        cr_expect_eq(info->bicubic, want[2] != 0.0f, "%s", info->name);
+        cr_expect_arr_eq(info->mean, want + 3, sizeof info->mean, "%s", info->name);
+        cr_expect_arr_eq(info->std, want + 6, sizeof info->std, "%s", info->name);
+        cr_expect_str_eq(info->weights_file, hl_tensor_map_meta(golden, "weights_file"));
+        hl_tensor_map_destroy(golden);
+    }
+}
+
+Test(registry, every_row_is_complete_and_found_by_each_of_its_names)
+{
+    for (int i = 0; i < hl_model_count(); i++) {
+        const hl_model_info *info = hl_model_at(i), *found;
+        cr_expect_eq(hl_model_find(info->name, &found), HL_OK);
+        cr_expect_eq(found, info, "%s is there twice", info->name);
+        if (info->alias != NULL) {
+            cr_expect_eq(hl_model_find(info->alias, &found), HL_OK);
+            cr_expect_eq(found, info);
+        }
+        cr_expect(info->licence != NULL && info->paper != NULL && info->weights_file != NULL, "%s",
+                  info->name);
+        cr_expect(info->top1 > 50.0f && info->top1 < 100.0f, "%s", info->name);
+    }
+}
+
+Test(registry, the_head_alone_belongs_to_the_head)
+{
+    for (int i = 0; i < hl_model_count(); i++) {
+        const hl_model_info *info = hl_model_at(i);
+        hl_graph *graph = build(info, 0, 7);
+        size_t length = strlen(info->head);
+        int heads = 0;
+        for (size_t k = 0; k < graph->param_count; k++) {
+            const hl_param *p = graph->params[k];
+            bool named = strncmp(p->name, info->head, length) == 0 && p->name[length] == '.';
+            cr_expect_eq(p->head, named, "%s: %s", info->name, p->name);
+            heads += p->head;
+            cr_expect(!p->head || p->shape[0] == 7);
+        }
+        cr_expect_eq(heads, 2);
+        hl_graph_destroy(graph);
+    }
+}
+
+Test(registry, an_unknown_name_offers_the_nearest)
+{
+    const hl_model_info *info = hl_model_at(0);
+    cr_expect_eq(hl_model_find("resnet15", &info), HL_E_ARG);
+    cr_expect_null(info);
+    cr_expect(strstr(hl_last_error(), "resnet15") != NULL && strstr(hl_last_error(), "resnet18") != NULL,
+              "%s", hl_last_error());
+    cr_expect_eq(hl_model_find("", &info), HL_E_ARG);
+    cr_expect_eq(hl_model_find("ResNet18\n", &info), HL_E_ARG);
+}
+
+/* Anything from one pixel up either builds or is refused with a message; nothing in between. */
+Test(registry, images_of_any_size_build_or_are_refused)
+{
+    static const int64_t sizes[] = {1, 2, 7, 31, 32, 33, 97, 224, 513};
+    for (int i = 0; i < hl_model_count(); i++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            hl_graph *graph = NULL;
+            hl_status status = hl_model_build(hl_model_at(i), sizes[s], 3, &graph);
+            if (status == HL_OK) {
+                cr_expect_eq(graph->nodes[graph->output]->shape.c, 3);
+                hl_graph_destroy(graph);
+            } else {
+                cr_expect_null(graph);
+                cr_expect_gt(strlen(hl_last_error()), 0);
+            }
+            cr_expect(sizes[s] < 32 || status == HL_OK, "%s at %lld: %s", hl_model_at(i)->name,
+                      (long long)sizes[s], hl_last_error());
+        }
+}
+
+Test(registry, no_classes_are_refused)
+{
+    hl_graph *graph = NULL;
+    cr_expect_neq(hl_model_build(hl_model_at(0), 0, 0, &graph), HL_OK);
+    cr_expect_null(graph);
+    cr_expect_neq(hl_model_build(hl_model_at(0), 0, -3, &graph), HL_OK);
+    cr_expect_null(graph);
+}
