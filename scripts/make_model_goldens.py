@@ -9,6 +9,8 @@ double on the float values that the formula gives. Each file holds
     counts        parameters with 1000 classes, weights of convolutions, gates of all and of spatial convolutions
     preprocess    size, resize, bicubic (1 or 0), mean, std
     image_size, classes, batch, smoothing
+    state         hashes of "KEY TYPE SHAPE" for every tensor of the state dict, such as
+                  "bn1.num_batches_tracked I64 []", in ascending order
 and by mode
     forward/      as evaluated
     frozen/       norms on running statistics, with gradients
@@ -232,6 +234,13 @@ def counts(model):
     return np.array([sum(p.numel() for p in net.parameters()), sum(w.numel() for w in convs), sum(gates), sum(spatial)])
 
 
+def state_hashes(model, classes):
+    with torch.device("meta"):
+        state = create(model, classes).state_dict()
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    return np.array(sorted(fnv1a("%s %s %s" % (key, kinds[t.dtype], list(t.shape))) for key, t in state.items()))
+
+
 def preprocess(model):
     """The evaluation transform published with the weights, and the weights file's name."""
     if model.startswith("efficientnet_lite"):
@@ -255,6 +264,7 @@ def main():
         row, file = preprocess(model)
         tensors = {
             "counts": counts(model),
+            "state": state_hashes(model, classes),
             "preprocess": row,
             "image_size": np.array([size]),
             "classes": np.array([classes]),

@@ -1,0 +1,344 @@
+#include "models/weights.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/safetensors.h"
+#include "support/formula.h"
+
+enum { CLASSES = 17 };
+
+static const hl_model_info *find(const char *name)
+{
+    const hl_model_info *info;
+    cr_assert_eq(hl_model_find(name, &info), HL_OK, "%s", hl_last_error());
+    return info;
+}
+
+static hl_graph *build(const hl_model_info *info, int64_t classes)
+{
+    hl_graph *graph;
+    cr_assert_eq(hl_model_build(info, 64, classes, &graph), HL_OK, "%s", hl_last_error());
+    return graph;
+}
+
+/* The state dict of a network with the formula's weights. */
+static hl_tensor_map *state_of(const hl_model_info *info, int64_t classes)
+{
+    hl_graph *graph = build(info, classes);
+    hl_tensor_map *map;
+    formula_fill(graph);
+    cr_assert_eq(hl_weights_export(graph, &map), HL_OK, "%s", hl_last_error());
+    hl_graph_destroy(graph);
+    return map;
+}
+
+static hl_tensor_map *empty_map(void)
+{
+    hl_tensor_map *map;
+    cr_assert_eq(hl_tensor_map_create(&map), HL_OK);
+    return map;
+}
+
+static void put(hl_tensor_map *map, const char *name, hl_dtype dtype, int ndim, const int64_t *shape,
+                const void *data)
+{
+    cr_assert_eq(hl_tensor_map_add(map, name, dtype, ndim, shape, data), HL_OK, "%s", hl_last_error());
+}
+
+/* A copy of `map` without the tensor `name`. */
+static hl_tensor_map *without(const hl_tensor_map *map, const char *name)
+{
+    hl_tensor_map *copy = empty_map();
+    for (size_t i = 0; i < hl_tensor_map_count(map); i++) {
+        const hl_named_tensor *t = hl_tensor_map_at(map, i);
+        if (strcmp(t->name, name) != 0)
+            put(copy, t->name, t->dtype, t->ndim, t->shape, t->data);
+    }
+    return copy;
+}
+
+static bool has_formula_values(const hl_param *p)
+{
+    hl_param expected = *p;
+    expected.host = malloc((size_t)p->count * sizeof(float));
+    formula_fill_param(&expected);
+    bool same = memcmp(expected.host, p->host, (size_t)p->count * sizeof(float)) == 0;
+    free(expected.host);
+    return same;
+}
+
+static bool is_zero(const hl_param *p)
+{
+    for (int64_t i = 0; i < p->count; i++)
+        if (p->host[i] != 0.0f)
+            return false;
+    return true;
+}
+
+/* Loading `map` into a fresh network fails with a message that has all these words. */
+static void expect_refused(const char *model, const hl_tensor_map *map, const char *first, const char *second)
+{
+    hl_graph *graph = build(find(model), CLASSES);
+    hl_load_report report;
+    cr_expect_eq(hl_weights_load(graph, find(model), map, "file.pth", &report), HL_E_INPUT);
+    const char *words[] = {"file.pth", first, second};
+    for (size_t i = 0; i < 3; i++)
+        cr_expect_not_null(strstr(hl_last_error(), words[i]), "'%s' lacks '%s'", hl_last_error(), words[i]);
+    hl_graph_destroy(graph);
+}
+
+Test(weights, exported_ones_load_again_bit_by_bit)
+{
+    for (int m = 0; m < hl_model_count(); m++) {
+        const hl_model_info *info = hl_model_at(m);
+        hl_tensor_map *map = state_of(info, CLASSES);
+        hl_graph *graph = build(info, CLASSES);
+        hl_load_report report;
+        cr_assert_eq(hl_weights_load(graph, info, map, "state", &report), HL_OK, "%s", hl_last_error());
+        cr_expect_eq(report.style, HL_KEYS_NATIVE);
+        cr_expect_eq((size_t)report.loaded, graph->param_count);
+        cr_expect_eq(report.classes, CLASSES);
+        cr_expect_not(report.head_skipped);
+        for (size_t i = 0; i < graph->param_count; i++)
+            cr_expect(has_formula_values(graph->params[i]), "%s: %s", info->name, graph->params[i]->name);
+        hl_graph_destroy(graph);
+        hl_tensor_map_destroy(map);
+    }
+}
+
+static int ascending(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* What load_state_dict(strict=True) asks for: the same keys, types and shapes, num_batches_tracked included.
+ */
+Test(weights, exported_keys_types_and_shapes_are_those_of_pytorch)
+{
+    for (int m = 0; m < hl_model_count(); m++) {
+        const hl_model_info *info = hl_model_at(m);
+        char path[128];
+        hl_tensor_map *golden, *map = state_of(info, CLASSES);
+        snprintf(path, sizeof path, "tests/fixtures/models/%s.safetensors", info->name);
+        cr_assert_eq(hl_safetensors_read(path, &golden), HL_OK, "%s", hl_last_error());
+        const hl_named_tensor *state = hl_tensor_map_find(golden, "state");
+        size_t count = hl_tensor_map_count(map);
+        cr_assert_not_null(state);
+        cr_assert_eq((size_t)state->shape[0], count, "%s: %zu tensors, want %lld", info->name, count,
+                     (long long)state->shape[0]);
+        int64_t *have = malloc(count * sizeof *have);
+        for (size_t i = 0; i < count; i++) {
+            const hl_named_tensor *t = hl_tensor_map_at(map, i);
+            char shape[96], line[256];
+            snprintf(line, sizeof line, "%s %s %s", t->name, hl_dtype_name(t->dtype),
+                     hl_tensor_shape_text(t, shape, sizeof shape));
+            have[i] = (int64_t)formula_hash(line);
+        }
+        qsort(have, count, sizeof *have, ascending);
+        cr_expect_arr_eq(have, state->data, count * sizeof *have, "%s", info->name);
+        free(have);
+        hl_tensor_map_destroy(golden);
+        hl_tensor_map_destroy(map);
+    }
+}
+
+Test(weights, efficientnet_pytorch_names_reach_their_parameters)
+{
+    const hl_model_info *info = find("efficientnet_lite0");
+    hl_tensor_map *native = state_of(info, CLASSES), *map = empty_map();
+    FILE *f = fopen("tests/fixtures/models/efficientnet_pytorch_keys.txt", "r");
+    cr_assert_not_null(f);
+    char line[256], theirs[128], ours[128];
+    while (fgets(line, sizeof line, f) != NULL) {
+        if (line[0] == '#' || sscanf(line, "%127s %127s", theirs, ours) != 2)
+            continue;
+        const hl_named_tensor *t = hl_tensor_map_find(native, ours);
+        cr_assert_not_null(t, "%s", ours);
+        put(map, theirs, t->dtype, t->ndim, t->shape, t->data);
+    }
+    fclose(f);
+    cr_assert_eq(hl_tensor_map_count(map), hl_tensor_map_count(native));
+    hl_graph *graph = build(info, CLASSES);
+    hl_load_report report;
+    cr_assert_eq(hl_weights_load(graph, info, map, "lite0.pth", &report), HL_OK, "%s", hl_last_error());
+    cr_expect_eq(report.style, HL_KEYS_EFFICIENTNET);
+    cr_expect_eq(report.classes, CLASSES);
+    cr_expect_eq(hl_weights_classes(info, map), CLASSES);
+    for (size_t i = 0; i < graph->param_count; i++)
+        cr_expect(has_formula_values(graph->params[i]), "%s", graph->params[i]->name);
+    hl_graph_destroy(graph);
+
+    /* A key that is missing is named as the file would name it. */
+    hl_tensor_map *less = without(map, "_blocks.15._bn2.running_var");
+    expect_refused("efficientnet_lite0", less, "1 missing", "_blocks.15._bn2.running_var");
+    /* A larger network of the family has more blocks. */
+    expect_refused("efficientnet_lite1", map, "missing", "_blocks.");
+    hl_tensor_map_destroy(less);
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(native);
+}
+
+Test(weights, every_parameter_has_its_own_key_in_every_style)
+{
+    for (int m = 0; m < hl_model_count(); m++)
+        for (int style = HL_KEYS_NATIVE; style <= HL_KEYS_EFFICIENTNET; style++) {
+            hl_graph *graph = build(hl_model_at(m), CLASSES);
+            hl_tensor_map *seen = empty_map();
+            for (size_t i = 0; i < graph->param_count; i++) {
+                char key[256];
+                const float zero = 0.0f;
+                hl_weights_key((hl_key_style)style, graph, graph->params[i]->name, key, sizeof key);
+                put(seen, key, HL_DTYPE_F32, 0, NULL, &zero);
+            }
+            hl_tensor_map_destroy(seen);
+            hl_graph_destroy(graph);
+        }
+}
+
+Test(weights, a_head_for_other_classes_is_left_out)
+{
+    const hl_model_info *info = find("mobilenet_v2");
+    hl_tensor_map *map = state_of(info, 1000), *weightless = without(map, "classifier.1.weight"),
+                  *headless = without(weightless, "classifier.1.bias");
+    const struct {
+        const hl_tensor_map *map;
+        int64_t classes;
+    } cases[] = {{map, 1000}, {headless, 0}};
+    for (size_t c = 0; c < 2; c++) {
+        hl_graph *graph = build(info, CLASSES);
+        hl_load_report report;
+        cr_assert_eq(hl_weights_load(graph, info, cases[c].map, "file", &report), HL_OK, "%s",
+                     hl_last_error());
+        cr_expect(report.head_skipped);
+        cr_expect_eq(report.classes, cases[c].classes);
+        cr_expect_eq((size_t)report.loaded, graph->param_count - 2);
+        for (size_t i = 0; i < graph->param_count; i++) {
+            const hl_param *p = graph->params[i];
+            cr_expect(p->head ? is_zero(p) : has_formula_values(p), "%s", p->name);
+        }
+        hl_graph_destroy(graph);
+    }
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(weightless);
+    hl_tensor_map_destroy(headless);
+}
+
+Test(weights, a_head_that_does_not_belong_to_the_network_is_refused)
+{
+    const hl_model_info *info = find("resnet18");
+    hl_tensor_map *map = state_of(info, CLASSES), *less = without(map, "fc.weight");
+    static float zeros[CLASSES * 100];
+    put(less, "fc.weight", HL_DTYPE_F32, 2, (const int64_t[]){CLASSES, 100}, zeros);
+    expect_refused("resnet18", less, "fc.weight is [17, 100]", "[17, 512]");
+    hl_tensor_map_destroy(less);
+    less = without(map, "fc.weight");
+    put(less, "fc.weight", HL_DTYPE_F32, 1, (const int64_t[]){CLASSES}, zeros);
+    expect_refused("resnet18", less, "1 wrongly shaped", "fc.weight is [17]");
+    hl_tensor_map_destroy(less);
+    less = without(map, "fc.weight");
+    put(less, "fc.weight", HL_DTYPE_F32, 0, NULL, zeros);
+    cr_expect_eq(hl_weights_classes(info, less), 0);
+    expect_refused("resnet18", less, "1 wrongly shaped", "fc.weight is []");
+    hl_tensor_map_destroy(less);
+    less = without(map, "fc.bias");
+    expect_refused("resnet18", less, "1 missing", "fc.bias");
+    hl_tensor_map_destroy(less);
+    hl_tensor_map_destroy(map);
+}
+
+Test(weights, missing_extra_and_misshaped_keys_are_named_and_counted)
+{
+    const hl_model_info *info = find("resnet18");
+    hl_tensor_map *map = state_of(info, CLASSES), *less = without(map, "layer2.0.bn1.weight");
+    const float one = 1.0f;
+    expect_refused("resnet18", less, "1 missing", "layer2.0.bn1.weight");
+    put(less, "layer2.0.bn9.weight", HL_DTYPE_F32, 0, NULL, &one);
+    expect_refused("resnet18", less, "1 missing", "1 unexpected, first layer2.0.bn9.weight");
+    put(less, "layer2.0.bn1.weight", HL_DTYPE_F32, 0, NULL, &one);
+    expect_refused("resnet18", less, "1 wrongly shaped",
+                   "layer2.0.bn1.weight is [] where the model has [128]");
+    hl_tensor_map_destroy(less);
+
+    /* The same number of elements in another shape. */
+    const hl_named_tensor *conv = hl_tensor_map_find(map, "layer1.0.conv1.weight");
+    less = without(map, conv->name);
+    put(less, conv->name, HL_DTYPE_F32, 4, (const int64_t[]){64, 3, 64, 3}, conv->data);
+    expect_refused("resnet18", less, "[64, 3, 64, 3]", "[64, 64, 3, 3]");
+    hl_tensor_map_destroy(less);
+    hl_tensor_map_destroy(map);
+}
+
+Test(weights, those_of_another_network_or_of_nothing_are_refused)
+{
+    hl_tensor_map *resnet34 = state_of(find("resnet34"), CLASSES), *nothing = empty_map();
+    expect_refused("resnet18", resnet34, "unexpected", "not those of resnet18");
+    expect_refused("resnet50", resnet34, "missing", "wrongly shaped");
+    expect_refused("mobilenet_v2", resnet34, "missing, first features.0.0.weight", "unexpected, first conv1");
+    expect_refused("mobilenet_v2", nothing, "missing", "features.0.0.weight");
+    cr_expect_eq(hl_weights_classes(find("resnet18"), nothing), 0);
+    hl_tensor_map_destroy(resnet34);
+    hl_tensor_map_destroy(nothing);
+}
+
+/* A tensor of the network replaced by one with `bad` at element `at`. */
+static void expect_value_refused(const hl_tensor_map *map, const char *name, int64_t at, float bad,
+                                 const char *words)
+{
+    const hl_named_tensor *t = hl_tensor_map_find(map, name);
+    hl_tensor_map *changed = without(map, name);
+    float *values = malloc(t->bytes);
+    memcpy(values, t->data, t->bytes);
+    values[at] = bad;
+    put(changed, name, HL_DTYPE_F32, t->ndim, t->shape, values);
+    expect_refused("mobilenet_v2", changed, name, words);
+    free(values);
+    hl_tensor_map_destroy(changed);
+}
+
+Test(weights, values_that_are_not_finite_are_refused_wherever_they_are)
+{
+    hl_tensor_map *map = state_of(find("mobilenet_v2"), CLASSES);
+    expect_value_refused(map, "features.0.0.weight", 0, NAN, "not finite (element 0)");
+    expect_value_refused(map, "features.18.0.weight", 320 * 1280 - 1, INFINITY, "(element 409599)");
+    expect_value_refused(map, "features.4.conv.0.1.running_mean", 3, -INFINITY, "(element 3)");
+    expect_value_refused(map, "classifier.1.bias", 16, NAN, "(element 16)");
+    expect_value_refused(map, "features.0.1.running_var", 31, -1e-3f, "negative variance (element 31)");
+    hl_tensor_map_destroy(map);
+}
+
+Test(weights, any_floating_point_type_is_read_and_no_other)
+{
+    hl_tensor_map *map = state_of(find("mobilenet_v2"), CLASSES), *less = without(map, "features.0.1.bias");
+    const int64_t shape[] = {32};
+    static const uint16_t halves[32] = {0x3c00, 0xc000}, brains[32] = {0x3f80, 0xc000};
+    static const double doubles[32] = {1.0, -2.0}, large[32] = {1e300};
+    static const int32_t integers[32] = {1, -2};
+    const struct {
+        hl_dtype dtype;
+        const void *data;
+    } good[] = {{HL_DTYPE_F16, halves}, {HL_DTYPE_BF16, brains}, {HL_DTYPE_F64, doubles}};
+    for (size_t i = 0; i < 3; i++) {
+        hl_tensor_map *copy = without(less, "");
+        put(copy, "features.0.1.bias", good[i].dtype, 1, shape, good[i].data);
+        hl_graph *graph = build(find("mobilenet_v2"), CLASSES);
+        cr_assert_eq(hl_weights_load(graph, find("mobilenet_v2"), copy, "file", NULL), HL_OK, "%s",
+                     hl_last_error());
+        const hl_param *p = hl_graph_find_param(graph, "features.0.1.bias");
+        cr_expect(p->host[0] == 1.0f && p->host[1] == -2.0f && p->host[2] == 0.0f);
+        hl_graph_destroy(graph);
+        hl_tensor_map_destroy(copy);
+    }
+    hl_tensor_map *wrong = without(less, "");
+    put(wrong, "features.0.1.bias", HL_DTYPE_I32, 1, shape, integers);
+    expect_refused("mobilenet_v2", wrong, "features.0.1.bias", "I32");
+    hl_tensor_map_destroy(wrong);
+    put(less, "features.0.1.bias", HL_DTYPE_F64, 1, shape, large);
+    expect_refused("mobilenet_v2", less, "features.0.1.bias", "not finite");
+    hl_tensor_map_destroy(less);
+    hl_tensor_map_destroy(map);
+}
