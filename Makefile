@@ -79,6 +79,9 @@ $(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
 	@echo "LD $@"
 	$(Q)$(CC) -std=c17 $(CFLAGS) $(WARNINGS) -fopenmp -Iinclude $< $(BUILD)/libheirloom.a -o $@ $(LIBS) $(SANITIZER)
 
+# These run the program.
+$(filter $(BUILD)/tests/cli/%,$(TEST_PROGRAMS)): | $(BUILD)/heirloom
+
 test-programs: $(TEST_PROGRAMS) $(BUILD)/tests/examples/train
 test: all test-programs
 	scripts/run_tests.sh $(TEST_PROGRAMS)

@@ -54,7 +54,7 @@ const cli_option cli_option_table[] = {
     {"weight-decay", CLI_REAL, "X", "1e-4", NULL, 0, 10, CLI_TRAIN, false, "gates decay towards one, everything else towards zero"},
     {"clip-grad", CLI_REAL, "X", "0", NULL, 0, 1e9, CLI_TRAIN, false, "largest norm of all gradients together; 0: no limit"},
     {"schedule", CLI_CHOICE, "constant|step|cosine|onecycle", "cosine", NULL, 0, 0, CLI_TRAIN, false, "of the learning rate"},
-    {"warmup-epochs", CLI_REAL, "X", "0", NULL, 0, 100000, CLI_TRAIN, false, "in which the learning rate rises linearly"},
+    {"warmup-epochs", CLI_REAL, "X", NULL, "5 % of all steps", 0, 100000, CLI_TRAIN, false, "in which the learning rate rises linearly"},
     {"label-smoothing", CLI_REAL, "X", "0", NULL, 0, 0.99, CLI_TRAIN, false, "share of the label spread over all classes"},
     {"init-head", CLI_CHOICE, "normal|zeros", "normal", NULL, 0, 0, CLI_TRAIN, false, "a fresh head's weights"},
     {"init-from", CLI_TEXT, "RUN", NULL, "nothing", 0, 0, CLI_TRAIN, false, "start from another run's merged result"},

@@ -99,7 +99,8 @@ static void fill_options(const cli_values *values, hl_train_options *o)
     o->weight_decay = cli_real(values, "weight-decay");
     o->clip_grad = cli_real(values, "clip-grad");
     o->schedule = (hl_schedule)cli_choice(values, "schedule");
-    o->warmup_epochs = cli_real(values, "warmup-epochs");
+    if (cli_given(values, "warmup-epochs"))
+        o->warmup_epochs = cli_real(values, "warmup-epochs");
     o->label_smoothing = cli_real(values, "label-smoothing");
     o->augment = (hl_augment)cli_choice(values, "augment");
     o->no_shuffle = cli_flag(values, "no-shuffle");

@@ -59,6 +59,10 @@ static hl_status check_model(const hl_model *model, const hl_dataset *data, cons
                        (long long)model->classes);
     if (hl_dataset_count(data, HL_SPLIT_TRAIN) == 0)
         return hl_fail(HL_E_INPUT, hl_dataset_name(data), NULL, "there are no training images");
+    if (o->batch_size > hl_dataset_count(data, HL_SPLIT_TRAIN))
+        return hl_fail(HL_E_ARG, "--batch-size", "choose a smaller one",
+                       "a batch of %lld is larger than the data, %lld training images",
+                       (long long)o->batch_size, (long long)hl_dataset_count(data, HL_SPLIT_TRAIN));
     if (o->monitor == HL_MONITOR_AUROC && model->classes != 2)
         return hl_fail(HL_E_ARG, "--monitor val_auroc", "choose val_acc1, val_loss or val_acc_class",
                        "AUROC is for two classes, here are %lld", (long long)model->classes);
@@ -69,8 +73,6 @@ hl_status hl_train_options_resolve(const hl_model *model, const hl_dataset *data
 {
     HL_TRY(check_ranges(o));
     HL_TRY(check_model(model, data, o));
-    int64_t images = hl_dataset_count(data, HL_SPLIT_TRAIN);
-    o->batch_size = o->batch_size < images ? o->batch_size : images;
     o->accumulate = o->accumulate > 0 ? o->accumulate : 1;
     o->workers = o->workers > 0 ? o->workers : 2;
     o->log_every = o->log_every > 0 ? o->log_every : 20;

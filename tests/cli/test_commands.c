@@ -1,0 +1,245 @@
+/* What the commands print and write when all is well. */
+#include <criterion/criterion.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/safetensors.h"
+#include "support/program.h"
+#include "support/scratch.h"
+#include "support/toy.h"
+
+static char *folder;
+
+static void start(void)
+{
+    folder = scratch_make();
+}
+
+static void stop(void)
+{
+    scratch_remove(folder);
+}
+
+TestSuite(commands, .init = start, .fini = stop);
+
+static void toy(void)
+{
+    char *path = scratch_path(folder, "data");
+    cr_assert_eq(mkdir(path, 0777), 0);
+    toy_images(path, 2, 6, 3, 2);
+    free(path);
+}
+
+static char *succeeds(const char *line)
+{
+    program_result r = program_run(folder, 0, line);
+    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
+    free(r.err);
+    return r.out;
+}
+
+/* stdout as exactly one JSON object. */
+static json_t *json_of(const char *line)
+{
+    char *out = succeeds(line);
+    json_error_t error;
+    json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, &error);
+    cr_assert(json_is_object(object), "heirloom %s: %s in: %s", line, error.text, out);
+    free(out);
+    return object;
+}
+
+static json_int_t integer(const json_t *object, const char *key)
+{
+    json_t *value = json_object_get(object, key);
+    cr_assert(json_is_integer(value), "%s", key);
+    return json_integer_value(value);
+}
+
+static double real(const json_t *object, const char *key)
+{
+    json_t *value = json_object_get(object, key);
+    cr_assert(json_is_number(value), "%s", key);
+    return json_number_value(value);
+}
+
+Test(commands, help_names_every_option_the_command_takes)
+{
+    static const char *const commands[] = {"train",   "eval",  "predict", "inspect", "models",
+                                           "methods", "bench", "export",  "convert", "devices"};
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "%s --help", commands[i]);
+        char *out = succeeds(line);
+        cr_assert(strstr(out, "usage: heirloom") != NULL && strstr(out, "--json") != NULL, "%s", commands[i]);
+        free(out);
+    }
+    char *out = succeeds("train --help");
+    static const char *const options[] = {
+        "--model",     "--weights",         "--data",     "--method", "--norm",
+        "--out",       "--epochs",          "--lr",       "--resume", "--projection-exec",
+        "--init-from", "--label-smoothing", "--precision"};
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        cr_assert_not_null(strstr(out, options[i]), "%s", options[i]);
+    cr_assert_null(strstr(out, "--mixup"), "what is not available is not advertised");
+    free(out);
+}
+
+Test(commands, inspect_prints_the_published_counts)
+{
+    static const struct {
+        const char *line;
+        json_int_t total, conv, head, gates, trainable;
+    } cases[] = {
+        {"inspect --model resnet50 --method projection --json", 25557032, 23454912, 2049000, 13385920,
+         15434920},
+        {"inspect --model resnet50 --method projection:scope=spatial --num-classes 102 --json", 23717030,
+         23454912, 208998, 1257664, 1466662},
+        {"inspect --model resnet50 --method norm --json", 25557032, 23454912, 2049000, 0, 2102120},
+        {"inspect --model mobilenet_v2 --method projection --json", 3504872, 2189760, 1281000, 2131904,
+         3412904},
+        {"inspect --model efficientnet_lite0 --method linear --json", 4652008, 3328968, 1281000, 0, 1281000},
+        {"inspect --model resnet18 --method full --json", 11689512, 11166912, 513000, 0, 11689512},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        json_t *o = json_of(cases[i].line);
+        cr_assert_eq(integer(o, "total_params"), cases[i].total, "%s", cases[i].line);
+        cr_assert_eq(integer(o, "head_params"), cases[i].head, "%s", cases[i].line);
+        cr_assert_eq(integer(o, "gates"), cases[i].gates, "%s", cases[i].line);
+        cr_assert_eq(integer(o, "trainable_params"), cases[i].trainable, "%s", cases[i].line);
+        if (i != 4)
+            cr_assert_eq(integer(o, "conv_params"), cases[i].conv, "%s", cases[i].line);
+        json_int_t gates = 0;
+        size_t k;
+        json_t *layer;
+        json_array_foreach(json_object_get(o, "layers"), k, layer) gates += integer(layer, "gates");
+        cr_assert_eq(gates, cases[i].gates);
+        json_decref(o);
+    }
+}
+
+Test(commands, lists_and_bench_are_json_objects)
+{
+    json_t *o = json_of("models --json");
+    cr_assert_gt(json_array_size(json_object_get(o, "models")), 5);
+    json_decref(o);
+    o = json_of("methods --json");
+    cr_assert_gt(json_array_size(json_object_get(o, "methods")), 3);
+    json_decref(o);
+    json_decref(json_of("devices --json"));
+    o = json_of("bench --model resnet18 --image-size 32 --batch-size 2 --steps 2 --json --quiet");
+    cr_assert_gt(real(o, "images_per_second"), 0.0);
+    cr_assert_leq(real(o, "ms_median"), real(o, "ms_p95"));
+    cr_assert_gt(integer(o, "peak_memory_bytes"), 0);
+    json_decref(o);
+}
+
+static void check_train(const char *line)
+{
+    json_t *o = json_of(line);
+    cr_assert_eq(integer(o, "epochs"), 2);
+    cr_assert_eq(integer(o, "steps"), 6);
+    cr_assert_eq(integer(json_object_get(o, "data"), "train"), 12);
+    json_t *best = json_object_get(o, "best");
+    cr_assert(real(best, "val_acc1") >= 0.0 && real(best, "val_acc1") <= 1.0);
+    cr_assert(json_is_number(json_object_get(best, "val_auroc")), "two classes have an AUROC");
+    cr_assert(json_is_object(json_object_get(o, "test")));
+    json_decref(o);
+}
+
+/* One run through every command that works with a run folder. */
+Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
+{
+    toy();
+    check_train("train --model resnet18 --image-size 32 --method projection --precision fp32 --augment flip "
+                "--epochs 2 --batch-size 4 "
+                "--data @/data --out @/run --json --quiet");
+    /* The run's own configuration repeats it: the same adapter, byte for byte. */
+    check_train("train --config @/run/config.yaml --out @/again --json --quiet");
+    size_t size, again_size;
+    char *path = scratch_path(folder, "run/adapter.safetensors"),
+         *again_path = scratch_path(folder, "again/adapter.safetensors");
+    uint8_t *bytes = scratch_read(path, &size), *again = scratch_read(again_path, &again_size);
+    cr_assert_eq(size, again_size);
+    cr_assert_arr_eq(bytes, again, size);
+    free(bytes);
+    free(again);
+    free(path);
+    free(again_path);
+
+    json_t *o =
+        json_of("eval --run @/run --data @/data --split val --json --quiet --confusion @/confusion.csv");
+    cr_assert_eq(integer(o, "count"), 6);
+    cr_assert(json_is_number(json_object_get(o, "acc1")) && json_is_number(json_object_get(o, "acc_class")));
+    json_decref(o);
+
+    o = json_of(
+        "predict --run @/run --json --quiet --top 1 --logits @/logits.safetensors @/data/val/class01/000.png "
+        "@/data/val/class00/000.png");
+    json_t *images = json_object_get(o, "images");
+    cr_assert_eq(json_array_size(images), 2);
+    json_t *top = json_array_get(json_object_get(json_array_get(images, 0), "top"), 0);
+    const char *name = json_string_value(json_object_get(top, "name"));
+    cr_assert(name != NULL && strncmp(name, "class0", 6) == 0);
+    hl_tensor_map *map;
+    path = scratch_path(folder, "logits.safetensors");
+    cr_assert_eq(hl_safetensors_read(path, &map), HL_OK, "%s", hl_last_error());
+    const hl_named_tensor *logits = hl_tensor_map_find(map, "logits");
+    cr_assert(logits != NULL && logits->ndim == 2 && logits->shape[0] == 2 && logits->shape[1] == 2);
+    const float *values = logits->data;
+    json_int_t class = integer(top, "class");
+    cr_assert_float_eq(real(top, "logit"), values[class], 1e-5);
+    cr_assert_geq(values[class], values[1 - class]);
+    hl_tensor_map_destroy(map);
+    json_decref(o);
+    free(path);
+
+    free(succeeds("export --run @/run --out @/merged.safetensors --quiet"));
+    o = json_of("predict --model resnet18 --weights @/merged.safetensors --image-size 32 --json --quiet "
+                "--top 1 --logits "
+                "@/merged_logits.safetensors @/data/val/class01/000.png");
+    json_decref(o);
+    char *merged = scratch_path(folder, "merged_logits.safetensors");
+    cr_assert_eq(hl_safetensors_read(merged, &map), HL_OK);
+    hl_tensor_map_destroy(map);
+    free(merged);
+
+    free(succeeds("train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --out "
+                  "@/full --quiet"));
+    free(succeeds("eval --run @/full --data @/data --quiet"));
+}
+
+Test(commands, unreadable_images_are_reported_and_passed_over_when_asked)
+{
+    char *text = scratch_path(folder, "text.png");
+    scratch_write(text, "no image", 8);
+    free(text);
+    json_t *o = json_of("predict --model resnet18 --image-size 32 --json --quiet --skip-bad "
+                        "tests/fixtures/images/png_rgb_8.png "
+                        "@/text.png tests/fixtures/images/jpeg_420.jpg");
+    json_t *images = json_object_get(o, "images");
+    cr_assert_eq(json_array_size(images), 3);
+    cr_assert_not_null(json_object_get(json_array_get(images, 0), "top"));
+    cr_assert(json_is_string(json_object_get(json_array_get(images, 1), "error")));
+    cr_assert_not_null(json_object_get(json_array_get(images, 2), "top"));
+    json_decref(o);
+}
+
+Test(commands, convert_keeps_every_tensor)
+{
+    json_t *o = json_of("convert tests/fixtures/weights/all_legacy.pth @/out.safetensors --json");
+    hl_tensor_map *map, *expected;
+    char *path = scratch_path(folder, "out.safetensors");
+    cr_assert_eq(hl_safetensors_read(path, &map), HL_OK);
+    cr_assert_eq(hl_safetensors_read("tests/fixtures/weights/expected.safetensors", &expected), HL_OK);
+    cr_assert_eq(hl_tensor_map_count(map), hl_tensor_map_count(expected));
+    cr_assert_eq((size_t)integer(o, "tensors"), hl_tensor_map_count(map));
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(expected);
+    json_decref(o);
+    free(path);
+}

@@ -1,0 +1,21 @@
+/* Runs the built program as a user would. */
+#ifndef HL_TESTS_PROGRAM_H
+#define HL_TESTS_PROGRAM_H
+
+#include <stddef.h>
+
+typedef struct program_result {
+    int status;      /* exit status; -N when a signal N ended it */
+    char *out, *err; /* all of stdout and stderr */
+} program_result;
+
+/* `line` is split at spaces; "@/" at the start of a word, or after '=', stands for `folder` and a slash.
+ * file_limit: largest file it may write, in bytes, 0: any. The caller gives the result to program_free. */
+program_result program_run(const char *folder, size_t file_limit, const char *line);
+void program_free(program_result *result);
+
+/* The same, and checks what holds for every failure: this exit status, nothing on stdout, and on stderr,
+ * besides warnings, exactly one line "heirloom: WHAT: WHY" which has `text` in it. */
+void program_fails(const char *folder, const char *line, int status, const char *text);
+
+#endif
