@@ -28,6 +28,8 @@ static hl_status alloc_moments(hl_optimizer_state *s, const hl_train_options *o)
 {
     size_t bytes = (size_t)s->placement->count * sizeof(float);
     HL_TRY(s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment1));
+    if (!s->backend->host_memory && (s->clip > 0.0 || s->l1 > 0.0))
+        HL_TRY(hl_alloc(2 * bytes, "gradients", (void **)&s->staging));
     return o->optimizer == HL_SGD
                ? HL_OK
                : s->backend->ops->alloc(s->backend, bytes, "optimizer state", (void **)&s->moment2);
@@ -86,50 +88,84 @@ void hl_optimizer_destroy(hl_optimizer_state *s)
     s->backend->ops->free(s->backend, s->moment1);
     s->backend->ops->free(s->backend, s->moment2);
     free(s->segments);
+    free(s->staging);
     free(s);
 }
 
+/* The flat arrays in host memory; copies of them where the backend's memory is its own. */
+static hl_status host_arrays(const hl_optimizer_state *s, const float **values, float **grads)
+{
+    size_t bytes = (size_t)s->placement->count * sizeof(float);
+    HL_TRY(s->backend->ops->finish(s->backend));
+    *values = s->placement->values;
+    *grads = s->placement->grads;
+    if (s->staging == NULL)
+        return HL_OK;
+    HL_TRY(s->backend->ops->download(s->backend, s->staging, *values, bytes));
+    *values = s->staging;
+    HL_TRY(s->backend->ops->download(s->backend, s->staging + s->placement->count, *grads, bytes));
+    *grads = s->staging + s->placement->count;
+    return HL_OK;
+}
+
 /* The l1 penalty's gradient on the gates a = 1 + delta: l1 sign(a). */
-static void add_penalty(const hl_optimizer_state *s)
+static void add_penalty(const hl_optimizer_state *s, const float *values, float *grads)
 {
     for (int t = 0; t < s->placement->trained_count; t++) {
         const hl_param *p = s->placement->trained[t];
-        for (int64_t i = 0; p->role == HL_PARAM_GATE && i < p->count; i++) {
-            float a = 1.0f + p->value[i];
-            p->grad[i] += (float)s->l1 * (float)((a > 0.0f) - (a < 0.0f));
+        int64_t first = s->placement->first[t];
+        for (int64_t i = first; p->role == HL_PARAM_GATE && i < first + p->count; i++) {
+            float a = 1.0f + values[i];
+            grads[i] += (float)s->l1 * (float)((a > 0.0f) - (a < 0.0f));
         }
     }
 }
 
-double hl_optimizer_penalty(const hl_optimizer_state *s)
+hl_status hl_optimizer_penalty(const hl_optimizer_state *s, double *penalty)
 {
+    const float *values;
+    float *grads;
+    *penalty = 0.0;
+    if (s->l1 <= 0.0)
+        return HL_OK;
+    HL_TRY(host_arrays(s, &values, &grads));
     double sum = 0.0;
-    for (int t = 0; s->l1 > 0.0 && t < s->placement->trained_count; t++) {
-        const hl_param *p = s->placement->trained[t];
-        for (int64_t i = 0; p->role == HL_PARAM_GATE && i < p->count; i++)
-            sum += fabs(1.0 + (double)p->value[i]);
-    }
-    return s->l1 * sum;
-}
-
-/* As torch.nn.utils.clip_grad_norm_: all gradients together, scaled to norm `clip` when theirs is larger. */
-static float clip_factor(const hl_optimizer_state *s)
-{
-    double squares = 0.0;
     for (int t = 0; t < s->placement->trained_count; t++) {
         const hl_param *p = s->placement->trained[t];
-        for (int64_t i = 0; i < p->count; i++)
-            squares += (double)p->grad[i] * (double)p->grad[i];
+        int64_t first = s->placement->first[t];
+        for (int64_t i = first; p->role == HL_PARAM_GATE && i < first + p->count; i++)
+            sum += fabs(1.0 + (double)values[i]);
     }
+    *penalty = s->l1 * sum;
+    return HL_OK;
+}
+
+/* As torch.nn.utils.clip_grad_norm_: all gradients together, scaled to norm `clip` when theirs is larger.
+ * What lies between parameters is zero. */
+static float clip_factor(const hl_optimizer_state *s, const float *grads)
+{
+    double squares = 0.0;
+    for (int64_t i = 0; i < s->placement->count; i++)
+        squares += (double)grads[i] * (double)grads[i];
     double factor = s->clip / (sqrt(squares) + 1e-6);
     return factor < 1.0 ? (float)factor : 1.0f;
 }
 
 hl_status hl_optimizer_step(hl_optimizer_state *s)
 {
-    if (s->l1 > 0.0)
-        add_penalty(s);
-    s->run->clip = s->clip > 0.0 ? clip_factor(s) : 1.0f;
+    const float *values;
+    float *grads;
+    s->run->clip = 1.0f;
+    if (s->l1 > 0.0 || s->clip > 0.0) {
+        HL_TRY(host_arrays(s, &values, &grads));
+        if (s->l1 > 0.0)
+            add_penalty(s, values, grads);
+        if (s->l1 > 0.0 && s->staging != NULL)
+            HL_TRY(s->backend->ops->upload(s->backend, s->placement->grads, grads,
+                                           (size_t)s->placement->count * sizeof(float)));
+        if (s->clip > 0.0)
+            s->run->clip = clip_factor(s, grads);
+    }
     hl_step *step = &s->step;
     HL_TRY(s->backend->ops->run(s->backend, &step, 1));
     s->run->step++;

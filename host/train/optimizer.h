@@ -12,6 +12,7 @@ typedef struct hl_optimizer_state {
     hl_step step;
     hl_segment *segments;
     float *moment1, *moment2; /* flat, on the backend; NULL where the optimizer has none */
+    float *staging;           /* host copies of values and gradients where the backend's memory is its own */
     double clip;              /* largest gradient norm, 0: none */
     double l1;                /* of gates */
 } hl_optimizer_state;
@@ -25,7 +26,7 @@ void hl_optimizer_destroy(hl_optimizer_state *optimizer); /* NULL is fine */
 /* One step with the gradients in place and run->lr; advances run->step. */
 hl_status hl_optimizer_step(hl_optimizer_state *optimizer);
 
-/* l1 * sum |gate|, 0 without that penalty. */
-double hl_optimizer_penalty(const hl_optimizer_state *optimizer);
+/* l1 * sum |gate| into *penalty, 0 without that penalty. */
+hl_status hl_optimizer_penalty(const hl_optimizer_state *optimizer, double *penalty);
 
 #endif

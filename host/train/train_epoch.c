@@ -130,7 +130,9 @@ static hl_status optimizer_step(hl_trainer *t, hl_program *program)
     double lr =
         hl_schedule_lr(t->options.schedule, t->options.lr, (int64_t)t->run->step, t->steps, t->warmup_steps);
     t->run->lr = (float)lr;
-    double loss = t->pending_loss / (double)t->pending + hl_optimizer_penalty(t->optimizer);
+    double penalty, loss = t->pending_loss / (double)t->pending;
+    HL_TRY(hl_optimizer_penalty(t->optimizer, &penalty));
+    loss += penalty;
     HL_TRY(hl_optimizer_step(t->optimizer));
     hl_session_changed(&t->session);
     t->steps_here++;
