@@ -1,6 +1,6 @@
 /* EfficientNet-Lite (Tan and Le, 2019, arXiv 1905.11946, without squeeze-excite and with ReLU6), layers named
  * as timm's tf_efficientnet_lite*. TensorFlow's SAME padding; stem and head are not scaled by the width, nor
- * the first and last stage by the depth. */
+ * the first and last stage by the depth. No dropout before the head, as timm's create_model leaves it. */
 #include <math.h>
 
 #include "models/families.h"

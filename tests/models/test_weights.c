@@ -232,9 +232,14 @@ Test(weights, a_head_that_does_not_belong_to_the_network_is_refused)
 {
     const hl_model_info *info = find("resnet18");
     hl_tensor_map *map = state_of(info, CLASSES), *less = without(map, "fc.weight");
-    static float zeros[CLASSES * 100];
+    static float zeros[(CLASSES + 1) * 100];
     put(less, "fc.weight", HL_DTYPE_F32, 2, (const int64_t[]){CLASSES, 100}, zeros);
     expect_refused("resnet18", less, "fc.weight is [17, 100]", "[17, 512]");
+    hl_tensor_map_destroy(less);
+    /* Other classes do not excuse another width. */
+    less = without(map, "fc.weight");
+    put(less, "fc.weight", HL_DTYPE_F32, 2, (const int64_t[]){CLASSES + 1, 100}, zeros);
+    expect_refused("resnet18", less, "fc.weight is [18, 100]", "[17, 512]");
     hl_tensor_map_destroy(less);
     less = without(map, "fc.weight");
     put(less, "fc.weight", HL_DTYPE_F32, 1, (const int64_t[]){CLASSES}, zeros);
