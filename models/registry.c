@@ -17,7 +17,7 @@
      .width = WIDTH, .depth = DEPTH, .image_size = SIZE, .resize = RESIZE, .bicubic = BICUBIC, HALF,                     \
      .head = "classifier", .weights_file = FILE, .licence = "Apache-2.0", .top1 = TOP1, .paper = "arXiv 1905.11946"}
 
-/* The resize of the Lite rows is floor(size / crop_pct), timm's rule. */
+/* Lite rows: the resize is floor(size / crop_pct), timm's rule; top-1 as in timm's results-imagenet.csv. */
 static const hl_model_info models[] = {
     {.name = "mobilenet_v2", .build = hl_build_mobilenet_v2, .width = 1.0f, .image_size = 224, .resize = 256, IMAGENET,
      .head = "classifier.1", .weights_file = "mobilenet_v2-b0353104.pth", .licence = "BSD-3-Clause", .top1 = 71.878f,
@@ -25,11 +25,11 @@ static const hl_model_info models[] = {
     RESNET("resnet18", "resnet18-f37072fd.pth", 69.758f, false, {2, 2, 2, 2}),
     RESNET("resnet34", "resnet34-b627a593.pth", 73.314f, false, {3, 4, 6, 3}),
     RESNET("resnet50", "resnet50-0676ba61.pth", 76.130f, true, {3, 4, 6, 3}),
-    LITE("0", 1.0f, 1.0f, 224, 256, true, "tf_efficientnet_lite0-0aa007d2.pth", 74.842f),
-    LITE("1", 1.0f, 1.1f, 240, 272, true, "tf_efficientnet_lite1-bde8b488.pth", 76.640f),
+    LITE("0", 1.0f, 1.0f, 224, 256, true, "tf_efficientnet_lite0-0aa007d2.pth", 74.830f),
+    LITE("1", 1.0f, 1.1f, 240, 272, true, "tf_efficientnet_lite1-bde8b488.pth", 76.644f),
     LITE("2", 1.1f, 1.2f, 260, 292, true, "tf_efficientnet_lite2-dcccb7df.pth", 77.464f),
-    LITE("3", 1.2f, 1.4f, 300, 331, false, "tf_efficientnet_lite3-b733e338.pth", 79.806f),
-    LITE("4", 1.4f, 1.8f, 380, 413, false, "tf_efficientnet_lite4-741542c3.pth", 81.528f),
+    LITE("3", 1.2f, 1.4f, 300, 331, false, "tf_efficientnet_lite3-b733e338.pth", 79.808f),
+    LITE("4", 1.4f, 1.8f, 380, 413, false, "tf_efficientnet_lite4-741542c3.pth", 81.532f),
 };
 /* clang-format on */
 
