@@ -239,6 +239,43 @@ Test(trainer, frozen_norms_do_not_move_and_updated_ones_do)
     }
 }
 
+Test(trainer, bf16_trains_much_as_fp32_does)
+{
+    double loss[2];
+    for (int k = 0; k < 2; k++) {
+        char out[512];
+        snprintf(out, sizeof out, "%s%d", run, k);
+        hl_train_options options = toy_options(out);
+        hl_train_result result;
+        options.compute.precision = k == 0 ? HL_PRECISION_FP32 : HL_PRECISION_BF16;
+        options.lr = 1e-3;
+        hl_model *model = toy_model("resnet18", CLASSES, "projection", HL_NORM_DEFAULT);
+        cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
+        loss[k] = result.best.loss;
+        hl_model_destroy(model);
+    }
+    cr_assert_float_eq(loss[1], loss[0], 0.05 * loss[0], "%g and %g", loss[0], loss[1]);
+    cr_assert_neq(loss[1], loss[0], "bf16 rounds differently");
+}
+
+Test(trainer, projection_and_linear_begin_with_the_same_loss)
+{
+    double loss[2];
+    for (int k = 0; k < 2; k++) {
+        char out[512];
+        snprintf(out, sizeof out, "%s%d", run, k);
+        hl_train_options options = toy_options(out);
+        hl_train_result result;
+        options.max_steps = 1;
+        options.lr = 1e-12;
+        hl_model *model = toy_model("resnet18", CLASSES, k == 0 ? "linear" : "projection", HL_NORM_DEFAULT);
+        cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
+        loss[k] = result.best.loss;
+        hl_model_destroy(model);
+    }
+    cr_assert_float_eq(loss[1], loss[0], 1e-5 * loss[0]);
+}
+
 /* ---- what goes wrong ---- */
 
 Test(trainer, a_loss_that_is_not_finite_names_the_layer)
