@@ -278,6 +278,34 @@ Test(trainer, projection_and_linear_begin_with_the_same_loss)
 
 /* ---- what goes wrong ---- */
 
+static int warnings_of_guessing;
+
+static void note_line(void *user, hl_log_level level, const char *line)
+{
+    (void)user;
+    warnings_of_guessing += level == HL_LOG_WARNING && strstr(line, "guessing by class frequency") != NULL;
+}
+
+Test(trainer, a_loss_that_does_not_fall_is_pointed_out_once)
+{
+    static const hl_log log = {.write = note_line};
+    for (int learns = 0; learns < 2; learns++) {
+        char out[512];
+        snprintf(out, sizeof out, "%s%d", run, learns);
+        hl_train_options options = toy_options(out);
+        hl_train_result result;
+        warnings_of_guessing = 0;
+        options.epochs = 6;
+        options.lr = learns ? 1e-3 : 1e-12;
+        options.warmup_epochs = 0.0;
+        options.compute.log = &log;
+        hl_model *model = toy_model("resnet18", CLASSES, "full", HL_NORM_FULL);
+        cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
+        cr_assert_eq(warnings_of_guessing, learns ? 0 : 1, "%d", warnings_of_guessing);
+        hl_model_destroy(model);
+    }
+}
+
 Test(trainer, a_loss_that_is_not_finite_names_the_layer)
 {
     hl_train_options options = toy_options(run);
