@@ -6,20 +6,23 @@ static hl_status report(const cli_values *values, const hl_model *model, const h
     char method[64];
     int64_t batch = cli_int(values, "batch-size");
     if (cli_flag(values, "json"))
-        return cli_print_json(json_pack(
-            "{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "model",
-            hl_model_name(model), "method", cli_method_name(model, method, sizeof method), "method_options",
-            hl_model_method(model), "mode", cli_text(values, "mode"), "batch_size", (json_int_t)batch,
-            "images_per_second", r->images_per_second, "ms_median", r->ms_median, "ms_p95", r->ms_p95,
-            "gflops", r->gflops, "arena_bytes", (json_int_t)r->arena_bytes, "persistent_bytes",
-            (json_int_t)r->persistent_bytes, "scratch_bytes", (json_int_t)r->scratch_bytes,
-            "peak_memory_bytes", (json_int_t)r->peak_memory_bytes));
+        return cli_print_json(
+            json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I}", "model",
+                      hl_model_name(model), "method", cli_method_name(model, method, sizeof method),
+                      "method_options", hl_model_method(model), "mode", cli_text(values, "mode"),
+                      "batch_size", (json_int_t)batch, "images_per_second", r->images_per_second, "ms_median",
+                      r->ms_median, "ms_p95", r->ms_p95, "gflops", r->gflops, "peak_gflops", r->peak_gflops,
+                      "roofline", r->gflops / r->peak_gflops, "arena_bytes", (json_int_t)r->arena_bytes,
+                      "persistent_bytes", (json_int_t)r->persistent_bytes, "scratch_bytes",
+                      (json_int_t)r->scratch_bytes, "peak_memory_bytes", (json_int_t)r->peak_memory_bytes));
     const double mib = 1024.0 * 1024.0;
     printf("%s, %s, %s, batch %lld\n", hl_model_name(model), hl_model_method(model), cli_text(values, "mode"),
            (long long)batch);
     printf("images/s          %10.1f\n", r->images_per_second);
     printf("ms per step       %10.2f median, %.2f p95\n", r->ms_median, r->ms_p95);
-    printf("GFLOP/s           %10.1f (convolutions and linear layers)\n", r->gflops);
+    printf("GFLOP/s           %10.1f (convolutions and linear layers), %.0f %% of the %.0f of a large dense "
+           "convolution\n",
+           r->gflops, 100.0 * r->gflops / r->peak_gflops, r->peak_gflops);
     printf("memory            %10.0f MiB at the peak: activations %.0f, packed weights %.0f, scratch %.0f\n",
            (double)r->peak_memory_bytes / mib, (double)r->arena_bytes / mib,
            (double)r->persistent_bytes / mib, (double)r->scratch_bytes / mib);

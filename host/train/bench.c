@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "train/optimizer.h"
+#include "train/roofline.h"
 #include "train/session.h"
 
 enum { DEFAULT_BATCH = 16, DEFAULT_STEPS = 20, WARMUP_STEPS = 2 };
@@ -133,6 +134,10 @@ hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_re
         status = hl_optimizer_create(model, &training, 1e-12, &session.run, &optimizer);
     if (status == HL_OK)
         status = measure(&session, program, optimizer, batch, steps, result);
+    if (status == HL_OK)
+        status = hl_measure_peak(session.backend,
+                                 hl_model_elem(model, options->compute.precision, !options->infer),
+                                 &result->peak_gflops);
     hl_optimizer_destroy(optimizer);
     hl_session_close(&session);
     return status;

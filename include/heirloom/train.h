@@ -124,7 +124,9 @@ typedef struct hl_bench_options {
 } hl_bench_options;
 typedef struct hl_bench_result {
     double images_per_second, ms_median, ms_p95;
-    double gflops; /* of the convolutions and linear layers, both passes, per second */
+    double gflops;      /* of the convolutions and linear layers, both passes, per second */
+    double peak_gflops; /* what this machine reaches on a large dense 3x3 convolution, measured in the same
+                           call */
     int64_t arena_bytes, persistent_bytes, scratch_bytes, peak_memory_bytes;
 } hl_bench_result;
 HL_API hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_result *result);
