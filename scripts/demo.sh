@@ -30,7 +30,7 @@ transfer() { # METHOD LEARNING_RATE
     fi
     echo "$1: training"
     local resume=()
-    [ -f "$run/state.safetensors" ] && resume=(--resume)
+    [ -d "$run" ] && resume=(--resume)
     build/heirloom train --model mobilenet_v2 --weights "$weights" --data "$manifest" --method "$1" --out "$run" --lr "$2" \
         --optimizer adamw --weight-decay 1e-4 --schedule cosine --epochs 6 --batch-size 32 --image-size 160 --augment flip \
         --seed 1 "${resume[@]}" >/dev/null
