@@ -128,6 +128,41 @@ json_t *cli_json_real(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* Bytes of the UTF-8 character at `s`, 0 when it is none: overlong forms, surrogates and what is beyond
+ * U+10FFFF are none. */
+static size_t utf8_length(const unsigned char *s)
+{
+    size_t length = s[0] < 0x80   ? 1
+                    : s[0] < 0xc2 ? 0
+                    : s[0] < 0xe0 ? 2
+                    : s[0] < 0xf0 ? 3
+                    : s[0] < 0xf5 ? 4
+                                  : 0;
+    for (size_t i = 1; i < length; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    bool unfit = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+                 (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
+    return length > 2 && unfit ? 0 : length;
+}
+
+json_t *cli_json_text(const char *text)
+{
+    char *clean = malloc(3 * strlen(text) + 1), *to = clean;
+    if (clean == NULL)
+        return NULL;
+    for (const unsigned char *s = (const unsigned char *)text; *s != '\0';) {
+        size_t length = utf8_length(s);
+        memcpy(to, length > 0 ? (const char *)s : "\xef\xbf\xbd", length > 0 ? length : 3);
+        to += length > 0 ? length : 3;
+        s += length > 0 ? length : 1;
+    }
+    *to = '\0';
+    json_t *value = json_string(clean);
+    free(clean);
+    return value;
+}
+
 const char *cli_grouped(int64_t value, char *buf, size_t size)
 {
     char digits[32];

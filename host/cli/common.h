@@ -31,6 +31,8 @@ hl_status cli_require(const cli_values *values, const char *name);
 hl_status cli_print_json(json_t *object);
 /* 0.8521 -> number, NaN -> null */
 json_t *cli_json_real(double value);
+/* File names are bytes, JSON is UTF-8: each byte that fits in no character becomes U+FFFD. */
+json_t *cli_json_text(const char *text);
 
 /* 12345678 -> "12,345,678" in buf, which is returned. */
 const char *cli_grouped(int64_t value, char *buf, size_t size);

@@ -48,8 +48,8 @@ hl_status cli_export(cli_values *values)
     if (status == HL_OK)
         status = hl_model_export(model, cli_text(values, "out"));
     if (status == HL_OK && cli_flag(values, "json"))
-        status = cli_print_json(
-            json_pack("{s:s, s:s}", "model", hl_model_name(model), "out", cli_text(values, "out")));
+        status = cli_print_json(json_pack("{s:s, s:o}", "model", hl_model_name(model), "out",
+                                          cli_json_text(cli_text(values, "out"))));
     else if (status == HL_OK)
         printf("%s\n", cli_text(values, "out"));
     hl_model_destroy(model);
@@ -69,7 +69,7 @@ hl_status cli_convert(cli_values *values)
     hl_tensor_map_destroy(map);
     HL_TRY(status);
     if (cli_flag(values, "json"))
-        return cli_print_json(json_pack("{s:s, s:I}", "out", out, "tensors", tensors));
+        return cli_print_json(json_pack("{s:o, s:I}", "out", cli_json_text(out), "tensors", tensors));
     printf("%s: %lld tensors\n", out, (long long)tensors);
     return HL_OK;
 }

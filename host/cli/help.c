@@ -38,9 +38,11 @@ static void put_filled(FILE *out, const char *text, int indent, int width)
     fputc('\n', out);
 }
 
+/* An option with a single choice decides nothing yet. */
 static bool is_shown(const cli_option *option, unsigned command)
 {
-    return (option->commands & command) != 0 && !option->planned;
+    bool lone = option->type == CLI_CHOICE && strchr(option->metavar, '|') == NULL;
+    return (option->commands & command) != 0 && !option->planned && !lone;
 }
 
 static void describe(const cli_option *option, char *buf, size_t size)
@@ -135,7 +137,7 @@ void cli_bash_completion(FILE *out)
     fputs("\" -- \"$word\")); return ;;\n", out);
     for (int i = 0; i < cli_option_count; i++) {
         const cli_option *option = &cli_option_table[i];
-        if (option->type != CLI_CHOICE)
+        if (option->type != CLI_CHOICE || !is_shown(option, CLI_ALL))
             continue;
         fprintf(out, "    --%s) COMPREPLY=($(compgen -W \"", option->name);
         for (const char *c = option->metavar; *c != '\0'; c++)

@@ -70,7 +70,8 @@ static hl_status run_command(int argc, char **argv)
 
 static hl_status run(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         if (argc == 3 && strcmp(argv[1], "help") == 0) {
             char *const words[] = {argv[2], "--help", NULL};
             return run_command(2, (char **)words);

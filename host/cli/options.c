@@ -27,6 +27,9 @@ static hl_status unknown_option(unsigned command, const char *given)
     bare[strcspn(bare, "=")] = '\0';
     hl_nearest_names(bare, names, count, nearest, sizeof nearest);
     snprintf(subject, sizeof subject, "--%s", bare);
+    int i = strchr(given, '=') != NULL ? cli_option_index(bare) : -1;
+    if (i >= 0 && (cli_option_table[i].commands & command) != 0 && cli_option_table[i].type == CLI_FLAG)
+        return hl_fail(HL_E_ARG, subject, "write it without =", "the option takes no value");
     snprintf(todo, sizeof todo,
              nearest[0] != '\0' ? "did you mean --%s? --help lists all" : "--help lists the options%s",
              nearest);
@@ -86,7 +89,8 @@ static hl_status check_number(const cli_option *option, const char *subject, con
     bool whole = option->type != CLI_INT || (number == floor(number) && strpbrk(value, ".eExXnN") == NULL);
     if (end == value || *end != '\0' || !isfinite(number) || !whole || number < option->least ||
         number > option->most)
-        return hl_fail(HL_E_ARG, subject, NULL, "the value must be %s from %.15g to %.15g",
+        return hl_fail(HL_E_ARG, subject, "--help shows the options",
+                       "the value must be %s from %.15g to %.15g",
                        option->type == CLI_INT ? "a whole number" : "a number", option->least, option->most);
     return HL_OK;
 }
@@ -103,19 +107,22 @@ static bool parse_triple(const char *text, float out[3])
     return true;
 }
 
-static hl_status check_value(const cli_option *option, const char *value)
+/* `where` stands before the option in errors: "FILE, line N: ", or "". */
+static hl_status check_value(const cli_option *option, const char *value, const char *where)
 {
-    char subject[160];
+    char subject[800];
     float triple[3];
     if (option->type == CLI_FLAG)
-        snprintf(subject, sizeof subject, "--%s", option->name);
+        snprintf(subject, sizeof subject, "%s--%s", where, option->name);
     else
-        snprintf(subject, sizeof subject, "--%s %.100s", option->name, value);
+        snprintf(subject, sizeof subject, "%s--%s %.100s", where, option->name, value);
     if (option->planned || (option->type == CLI_CHOICE && is_planned_choice(option->name, value)))
         return hl_fail(HL_E_ARG, subject, "leave it out", "not available in this version");
     switch (option->type) {
     case CLI_TEXT:
-        return *value != '\0' ? HL_OK : hl_fail(HL_E_ARG, subject, NULL, "the value is empty");
+        return *value != '\0'
+                   ? HL_OK
+                   : hl_fail(HL_E_ARG, subject, "give one or leave the option out", "the value is empty");
     case CLI_FLAG:
         return HL_OK;
     case CLI_INT:
@@ -147,10 +154,14 @@ hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values,
     }
     opterr = 0;
     optind = 1;
-    for (int at = optind, c; (c = getopt_long(argc, argv, ":", long_options, &chosen)) != -1; at = optind) {
+    for (int at = optind, c; (c = getopt_long(argc, argv, ":h", long_options, &chosen)) != -1; at = optind) {
         const char *word = argv[optind > at ? optind - 1 : at];
         if (c == ':')
             return hl_fail(HL_E_ARG, word, "--help shows what it takes", "the option needs a value");
+        if (c == 'h') {
+            *help = true;
+            continue;
+        }
         if (c == '?')
             return unknown_option(command, word);
         const cli_option *option = &cli_option_table[place[chosen]];
@@ -158,7 +169,7 @@ hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values,
         if (strcmp(option->name, "help") == 0)
             *help = true;
         if (!*help)
-            HL_TRY(check_value(option, value));
+            HL_TRY(check_value(option, value, ""));
         values->text[place[chosen]] = value;
         values->typed[place[chosen]] = true;
     }
@@ -195,7 +206,9 @@ static hl_status take_item(cli_values *values, const hl_yaml *yaml, const char *
     }
     if (off)
         return HL_OK;
-    HL_TRY(check_value(&cli_option_table[i], text));
+    char where[520];
+    snprintf(where, sizeof where, "%s: ", subject);
+    HL_TRY(check_value(&cli_option_table[i], text, where));
     size_t size = strlen(text) + 1;
     memcpy(*to, text, size);
     values->text[i] = *to;

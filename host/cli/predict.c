@@ -45,12 +45,12 @@ static json_t *image_json(const hl_model *model, const char *path, const ranked 
     json_t *list = json_array();
     char number[32];
     for (int64_t k = 0; k < top; k++)
-        json_array_append_new(list,
-                              json_pack("{s:I, s:s, s:o, s:o}", "class", (json_int_t)order[k].class, "name",
-                                        class_name(model, order[k].class, number, sizeof number), "logit",
-                                        cli_json_real((double)order[k].logit), "prob",
-                                        cli_json_real(exp((double)order[k].logit - log_sum))));
-    return json_pack("{s:s, s:o}", "path", path, "top", list);
+        json_array_append_new(
+            list, json_pack("{s:I, s:o, s:o, s:o}", "class", (json_int_t)order[k].class, "name",
+                            cli_json_text(class_name(model, order[k].class, number, sizeof number)), "logit",
+                            cli_json_real((double)order[k].logit), "prob",
+                            cli_json_real(exp((double)order[k].logit - log_sum))));
+    return json_pack("{s:o, s:o}", "path", cli_json_text(path), "top", list);
 }
 
 static void print_image(const hl_model *model, const char *path, const ranked *order, double log_sum,
@@ -79,7 +79,8 @@ static hl_status print_results(const cli_values *values, const hl_model *model, 
         const char *path = values->arguments[i];
         if (failed != NULL && failed[i] != NULL) {
             if (json)
-                json_array_append_new(images, json_pack("{s:s, s:s}", "path", path, "error", failed[i]));
+                json_array_append_new(images, json_pack("{s:o, s:o}", "path", cli_json_text(path), "error",
+                                                        cli_json_text(failed[i])));
             else
                 fprintf(stderr, "warning: %s\n", failed[i]);
             continue;

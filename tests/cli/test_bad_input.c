@@ -85,6 +85,10 @@ Test(bad_input, of_command_lines)
         {"train --data x --out y --model resnet18 --epochs -1", 2, "--epochs"},
         {"train --data x --out y --model resnet18 --mixup 0.2", 2, "not available"},
         {"train --data x --out y --model resnet18 --optimizer lars", 2, "not available"},
+        {"train --data x --out y --model resnet18 --class-weights balanced", 2, "not available"},
+        {"bench --model resnet18 --precision fp16", 2, "not available"},
+        {"bench --model resnet18 --precision fp8", 2, "choices are fp32|bf16"},
+        {"inspect --model resnet18 --json=1", 2, "takes no value"},
         {"predict", 2, "IMAGE"},
         {"predict --model resnet18 --run x a.png", 2, "one of the two"},
         {"predict a.png", 2, "one of the two"},
@@ -96,6 +100,19 @@ Test(bad_input, of_command_lines)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         program_fails(folder, cases[i].line, cases[i].status, cases[i].text);
+}
+
+/* The file and the line are named, and what is wrong there. */
+Test(bad_input, of_configurations)
+{
+    write_text("value.yaml", "model: resnet18\nepochs: -3\n");
+    write_text("key.yaml", "colour: red\n");
+    write_text("planned.yaml", "optimizer: lars\n");
+    program_fails(folder, "train --config @/value.yaml --data x --out @/run", 2,
+                  "value.yaml, line 2: --epochs -3");
+    program_fails(folder, "train --config @/key.yaml --data x --out @/run", 2, "key.yaml, line 1");
+    program_fails(folder, "train --config @/planned.yaml --data x --out @/run", 2, "not available");
+    program_fails(folder, "train --config @/none.yaml --data x --out @/run", 2, "none.yaml");
 }
 
 Test(bad_input, of_images)

@@ -85,7 +85,19 @@ Test(commands, help_names_every_option_the_command_takes)
         "--init-from", "--label-smoothing", "--precision"};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         cr_assert_not_null(strstr(out, options[i]), "%s", options[i]);
-    cr_assert_null(strstr(out, "--mixup"), "what is not available is not advertised");
+    static const char *const unavailable[] = {"--mixup",  "--class-weights", "lars",
+                                              "onecycle", "trivial",         "fp16"};
+    char *completion = succeeds("--bash-completion"), *man = succeeds("--man");
+    for (size_t i = 0; i < sizeof unavailable / sizeof *unavailable; i++) {
+        cr_assert_null(strstr(out, unavailable[i]), "%s is not available, yet in the help", unavailable[i]);
+        cr_assert_null(strstr(completion, unavailable[i]), "%s is completed", unavailable[i]);
+        cr_assert_null(strstr(man, unavailable[i]), "%s is in the man page", unavailable[i]);
+    }
+    free(completion);
+    free(man);
+    free(out);
+    out = succeeds("inspect -h");
+    cr_assert_not_null(strstr(out, "--model"));
     free(out);
 }
 
@@ -226,6 +238,36 @@ Test(commands, unreadable_images_are_reported_and_passed_over_when_asked)
     cr_assert_not_null(json_object_get(json_array_get(images, 0), "top"));
     cr_assert(json_is_string(json_object_get(json_array_get(images, 1), "error")));
     cr_assert_not_null(json_object_get(json_array_get(images, 2), "top"));
+    json_decref(o);
+}
+
+/* File names are bytes; an image must not go missing from the answer because JSON is UTF-8. */
+Test(commands, file_names_that_are_not_utf_8_keep_their_place)
+{
+    static const struct {
+        const char *name, *shown;
+    } cases[] = {{"caf\xe9.png", "caf\xef\xbf\xbd.png"},
+                 {"caf\xc3\xa9.png", "caf\xc3\xa9.png"},
+                 {"\xed\xa0\x80.png", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd.png"},
+                 {"cut\xf0\x9f\x98", "cut\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"}};
+    enum { COUNT = sizeof cases / sizeof *cases };
+    size_t size, used = 0;
+    uint8_t *bytes = scratch_read("tests/fixtures/images/png_rgb_8.png", &size);
+    char line[512];
+    used = (size_t)snprintf(line, sizeof line, "predict --model resnet18 --image-size 32 --json --quiet");
+    for (int i = 0; i < COUNT; i++) {
+        char *path = scratch_path(folder, cases[i].name);
+        scratch_write(path, bytes, size);
+        free(path);
+        used += (size_t)snprintf(line + used, sizeof line - used, " @/%s", cases[i].name);
+    }
+    free(bytes);
+    json_t *o = json_of(line), *images = json_object_get(o, "images");
+    cr_assert_eq(json_array_size(images), COUNT);
+    for (int i = 0; i < COUNT; i++) {
+        const char *path = json_string_value(json_object_get(json_array_get(images, (size_t)i), "path"));
+        cr_assert_str_eq(strrchr(path, '/') + 1, cases[i].shown);
+    }
     json_decref(o);
 }
 
