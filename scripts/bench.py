@@ -42,9 +42,12 @@ def measure(args, model, method, batch, precision):
         ours.append(timed(ours_command))
         for mode, command in modes.items():
             theirs[mode].append(timed(command))
-    best = max(theirs, key=lambda mode: statistics.median(r["images_per_second"] for r in theirs[mode]))
-    our_rate = statistics.median(r["images_per_second"] for r in ours)
-    their_rate = statistics.median(r["images_per_second"] for r in theirs[best])
+
+    def rate(runs):
+        return 1000 * batch / statistics.median(r["ms_median"] for r in runs)
+
+    best = max(theirs, key=lambda mode: rate(theirs[mode]))
+    our_rate, their_rate = rate(ours), rate(theirs[best])
     return {
         "model": model,
         "method": method,
