@@ -56,11 +56,15 @@ hl_status hl_model_find(const char *name, const hl_model_info **info)
             return HL_OK;
         names[count++] = models[i].name;
     }
+    *info = NULL;
+    size_t length = strlen(name);
+    if (length > 5 && strcmp(name + length - 5, ".onnx") == 0)
+        return hl_fail(HL_E_ARG, name, "choose a model of the zoo, `heirloom models`",
+                       "reading ONNX is not available in this version");
     char nearest[256], todo[320] = "`heirloom models` lists them";
     hl_nearest_names(name, names, count, nearest, sizeof nearest);
     if (nearest[0] != '\0')
         snprintf(todo, sizeof todo, "did you mean %s? `heirloom models` lists them all", nearest);
-    *info = NULL;
     return hl_fail(HL_E_ARG, name, todo, "no model has this name");
 }
 

@@ -61,7 +61,12 @@ static hl_status eval(const cli_values *values, hl_dataset *data, hl_model *mode
 {
     hl_compute compute;
     hl_metrics metrics;
-    const char *path = cli_text(values, "confusion");
+    const char *path = cli_text(values, "confusion"), *run = cli_text(values, "run");
+    char in_run[4096];
+    /* A run keeps its confusion matrix. */
+    if (path == NULL && run != NULL &&
+        snprintf(in_run, sizeof in_run, "%s/confusion.csv", run) < (int)sizeof in_run)
+        path = in_run;
     size_t classes = (size_t)hl_model_classes(model);
     HL_TRY(cli_compute(values, &compute));
     int64_t *confusion = path != NULL ? calloc(classes * classes, sizeof *confusion) : NULL;

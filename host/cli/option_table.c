@@ -72,7 +72,7 @@ const cli_option cli_option_table[] = {
     {"top", CLI_INT, "N", "5", NULL, 1, 1 << 20, CLI_PREDICT, false, "classes to show for each image"},
     {"logits", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_PREDICT, false, "safetensors file for \"logits\", f32 [images, classes], in the order of the arguments"},
     {"skip-bad", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_PREDICT, false, "report unreadable images and go on"},
-    {"confusion", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_EVAL, false, "CSV file for the confusion matrix"},
+    {"confusion", CLI_TEXT, "FILE", NULL, "confusion.csv in the run folder with --run, else not written", 0, 0, CLI_EVAL, false, "CSV file for the confusion matrix"},
     {"keys", CLI_CHOICE, "torchvision|timm", NULL, "the model's", 0, 0, CLI_EXPORT, false, "whose names the tensors get"},
 
     /* everywhere */

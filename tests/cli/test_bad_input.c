@@ -65,6 +65,7 @@ Test(bad_input, of_command_lines)
         {"train --out x --data y", 2, "y"},
         {"inspect", 2, "--model"},
         {"inspect --model resnet5", 2, "resnet50"},
+        {"inspect --model net.onnx", 2, "ONNX"},
         {"inspect --model resnet18 --method projektion", 2, "projection"},
         {"inspect --model resnet18 --method projection:skope=all", 2, "scope"},
         {"inspect --model resnet18 --method projection:scope", 2, "key=value"},
