@@ -123,11 +123,6 @@ hl_status cli_print_json(json_t *object)
     return HL_OK;
 }
 
-json_t *cli_json_real(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 /* Bytes of the UTF-8 character at `s`, 0 when it is none: overlong forms, surrogates and what is beyond
  * U+10FFFF are none. */
 static size_t utf8_length(const unsigned char *s)

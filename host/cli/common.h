@@ -2,9 +2,8 @@
 #ifndef HL_CLI_COMMON_H
 #define HL_CLI_COMMON_H
 
-#include <jansson.h>
-
 #include "cli/commands.h"
+#include "io/json.h"
 
 /* Messages go to stderr, warnings always, the rest unless --quiet. */
 const hl_log *cli_log(const cli_values *values);
@@ -29,8 +28,6 @@ hl_status cli_require(const cli_values *values, const char *name);
 
 /* Prints a JSON object on stdout, one line; takes over the reference; NULL is an error. */
 hl_status cli_print_json(json_t *object);
-/* 0.8521 -> number, NaN -> null */
-json_t *cli_json_real(double value);
 /* File names are bytes, JSON is UTF-8: each byte that fits in no character becomes U+FFFD. */
 json_t *cli_json_text(const char *text);
 

@@ -46,8 +46,8 @@ static hl_status print_metrics(const cli_values *values, const hl_model *model, 
         return cli_print_json(json_pack(
             "{s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "model", hl_model_name(model), "data",
             cli_json_text(hl_dataset_name(data)), "split", split, "count", (json_int_t)m->count, "loss",
-            cli_json_real(m->loss), "acc1", cli_json_real(m->acc1), "acc5", cli_json_real(m->acc5),
-            "acc_class", cli_json_real(m->acc_class), "auroc", cli_json_real(m->auroc)));
+            hl_json_real(m->loss), "acc1", hl_json_real(m->acc1), "acc5", hl_json_real(m->acc5), "acc_class",
+            hl_json_real(m->acc_class), "auroc", hl_json_real(m->auroc)));
     printf("%s on %s (%s, %lld images)\n", hl_model_name(model), hl_dataset_name(data), split,
            (long long)m->count);
     printf("loss %.4f\ntop-1 %.2f %%\ntop-5 %.2f %%\nmean per class %.2f %%\n", m->loss, 100.0 * m->acc1,

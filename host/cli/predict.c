@@ -48,8 +48,8 @@ static json_t *image_json(const hl_model *model, const char *path, const ranked 
         json_array_append_new(
             list, json_pack("{s:I, s:o, s:o, s:o}", "class", (json_int_t)order[k].class, "name",
                             cli_json_text(class_name(model, order[k].class, number, sizeof number)), "logit",
-                            cli_json_real((double)order[k].logit), "prob",
-                            cli_json_real(exp((double)order[k].logit - log_sum))));
+                            hl_json_real((double)order[k].logit), "prob",
+                            hl_json_real(exp((double)order[k].logit - log_sum))));
     return json_pack("{s:o, s:o}", "path", cli_json_text(path), "top", list);
 }
 

@@ -115,22 +115,6 @@ static void fill_options(const cli_values *values, hl_train_options *o)
         o->progress = show_progress;
 }
 
-static hl_status name_classes(hl_model *model, const hl_dataset *data)
-{
-    int32_t count = hl_dataset_class_count(data);
-    if (count != hl_model_classes(model))
-        return hl_fail(HL_E_ARG, "--num-classes", "leave it out", "the data has %d classes, not %lld",
-                       (int)count, (long long)hl_model_classes(model));
-    const char **names = malloc((size_t)count * sizeof *names);
-    if (names == NULL)
-        return hl_fail_nomem("class names", 0);
-    for (int32_t c = 0; c < count; c++)
-        names[c] = hl_dataset_class_name(data, c);
-    hl_status status = hl_model_set_class_names(model, names, count);
-    free(names);
-    return status;
-}
-
 static void print_result(const hl_model *model, const hl_train_options *o, const hl_train_result *r)
 {
     char trained[32], took[32];
@@ -193,7 +177,6 @@ static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
     fill_options(values, &options);
     HL_TRY(cli_compute(values, &options.compute));
     HL_TRY(cli_apply_method(values, model));
-    HL_TRY(name_classes(model, data));
     resolve(values, model, &texts);
     char *config = cli_write_config(values);
     options.config = config;

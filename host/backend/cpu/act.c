@@ -1,4 +1,4 @@
-/* ACT, and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
+/* ACT and ADD; and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
 #include "backend/cpu/act_math.h"
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
@@ -14,18 +14,29 @@ HL_CLONES static void act_tile(hl_act act, float *v, int64_t count)
     hl_act_run(act, v, count);
 }
 
-static hl_status act_run(hl_cpu *cpu, hl_step *step)
+HL_CLONES static void add_tile(const float *restrict v, float *restrict sum, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        sum[i] += v[i];
+}
+
+/* out = act(in 0 + in 1 + ...); ACT has one operand. */
+static hl_status sum_run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
-    const hl_tensor *x = step->in[0], *y = step->out[0];
+    const hl_tensor *y = step->out[0];
     int64_t count = hl_tensor_count(y);
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < count; at += HL_TILE) {
-        float v[HL_TILE];
+        float sum[HL_TILE], v[HL_TILE];
         int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
-        hl_tile_load(x, at, n, v);
-        act_tile(step->act.act, v, n);
-        hl_tile_store(y, at, n, v);
+        hl_tile_load(step->in[0], at, n, sum);
+        for (int i = 1; i < step->in_count; i++) {
+            hl_tile_load(step->in[i], at, n, v);
+            add_tile(v, sum, n);
+        }
+        act_tile(step->act.act, sum, n);
+        hl_tile_store(y, at, n, sum);
     }
     return HL_OK;
 }
@@ -75,12 +86,6 @@ HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *
     }
 }
 
-HL_CLONES static void add_tile(const float *restrict v, float *restrict sum, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++)
-        sum[i] += v[i];
-}
-
 static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
@@ -104,5 +109,6 @@ static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
     return HL_OK;
 }
 
-const hl_cpu_op hl_cpu_act = {.check = check, .run = act_run};
+const hl_cpu_op hl_cpu_act = {.check = check, .run = sum_run};
+const hl_cpu_op hl_cpu_add = {.check = check, .run = sum_run};
 const hl_cpu_op hl_cpu_act_grad = {.check = check, .run = act_grad_run};

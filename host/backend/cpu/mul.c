@@ -1,5 +1,4 @@
-/* ADD, MUL, MUL_GRAD. */
-#include "backend/cpu/act_math.h"
+/* MUL and MUL_GRAD. */
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
 
@@ -7,37 +6,6 @@ static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
     return hl_tile_check(step);
-}
-
-HL_CLONES static void accumulate(const float *restrict v, float *restrict sum, int64_t count)
-{
-    for (int64_t i = 0; i < count; i++)
-        sum[i] += v[i];
-}
-
-HL_CLONES static void activate(hl_act act, float *v, int64_t count)
-{
-    hl_act_run(act, v, count);
-}
-
-static hl_status add_run(hl_cpu *cpu, hl_step *step)
-{
-    (void)cpu;
-    const hl_tensor *y = step->out[0];
-    int64_t count = hl_tensor_count(y);
-#pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < count; at += HL_TILE) {
-        float sum[HL_TILE], v[HL_TILE];
-        int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
-        hl_tile_load(step->in[0], at, n, sum);
-        for (int i = 1; i < step->in_count; i++) {
-            hl_tile_load(step->in[i], at, n, v);
-            accumulate(v, sum, n);
-        }
-        activate(step->act.act, sum, n);
-        hl_tile_store(y, at, n, sum);
-    }
-    return HL_OK;
 }
 
 HL_CLONES static void multiply(const float *restrict v, float *restrict product, int64_t count)
@@ -185,6 +153,5 @@ static hl_status mul_grad_run(hl_cpu *cpu, hl_step *step)
     return HL_OK;
 }
 
-const hl_cpu_op hl_cpu_add = {.check = check, .run = add_run};
 const hl_cpu_op hl_cpu_mul = {.check = check, .run = mul_run};
 const hl_cpu_op hl_cpu_mul_grad = {.check = check, .run = mul_grad_run};
