@@ -8,7 +8,7 @@
 #define HL_BACKEND_STEP_H
 
 #include "backend/param.h"
-#include "base/shape.h"
+#include "base/compute.h"
 
 /* Where a tensor's memory comes from. */
 typedef enum hl_place {
@@ -28,28 +28,6 @@ typedef struct hl_tensor {
     size_t bytes; /* for opaque tensors set by the backend's prepare */
     void *data;   /* address where the backend computes; set before bind */
 } hl_tensor;
-
-typedef enum hl_act {
-    HL_ACT_NONE,
-    HL_ACT_RELU,
-    HL_ACT_RELU6,
-    HL_ACT_SIGMOID,
-    HL_ACT_HARDSIGMOID, /* clamp(x / 6 + 1/2, 0, 1) */
-    HL_ACT_SILU,        /* x sigmoid(x) */
-    HL_ACT_HARDSWISH,   /* x hardsigmoid(x) */
-    HL_ACT_GELU         /* exact, by erf, as torch.nn.GELU() */
-} hl_act;
-
-/* Is the derivative a function of the output alone (so that the input need not be kept)? */
-static inline bool hl_act_from_output(hl_act act)
-{
-    return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_SIGMOID;
-}
-
-/* Window of a convolution or pooling. Paddings may differ on the two sides. Dilation 1 = dense. */
-typedef struct hl_window {
-    int64_t kh, kw, sh, sw, dh, dw, top, bottom, left, right;
-} hl_window;
 
 typedef enum hl_step_kind {
     /* ---- weights: run when parameters have changed ---- */
@@ -169,19 +147,6 @@ typedef struct hl_pool_attr {
      * columns on either side; what lies beyond (ceil mode) never counts. False: divide by what is inside. */
     bool count_padding;
 } hl_pool_attr;
-
-typedef enum hl_optimizer_kind {
-    HL_OPTIMIZER_SGD,  /* torch.optim.SGD: momentum, Nesterov, coupled weight decay, dampening 0 */
-    HL_OPTIMIZER_ADAM, /* torch.optim.Adam: coupled weight decay */
-    HL_OPTIMIZER_ADAMW /* torch.optim.AdamW: decoupled weight decay */
-} hl_optimizer_kind;
-
-/* A run of trained values with the same learning rate and decay. */
-typedef struct hl_segment {
-    int64_t first, count; /* floats into the flat arrays */
-    float lr_scale;       /* times run->lr */
-    float weight_decay;
-} hl_segment;
 
 typedef struct hl_optimize_attr {
     hl_optimizer_kind kind;
