@@ -66,8 +66,9 @@ bool hl_weight_expr_is_dynamic(const hl_weight_expr *e);
 bool hl_weight_expr_trains_weight(const hl_weight_expr *e);
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e);
 
-/* The three below work on float arrays in host memory; they are the reference for every backend, and what
- * the CPU backend and merging use. Rows are output channels [first, last), a row has I/G * kh * kw elements.
+/* The functions below work in host memory, on `host` and (hl_weight_expr_grad) `grad`; they are the reference
+ * for every backend, and what the CPU backend and merging use. Rows are output channels [first, last), a row
+ * has I/G * kh * kw elements.
  */
 
 /* s_o for rows [first, last) into scale[0 .. last-first). */

@@ -41,8 +41,8 @@ typedef enum hl_step_kind {
     /* ---- forward ---- */
 
     /* INPUT: out 0 = (x / 255 - mean[c]) / std[c], flipped left-right where the sample's flag says so.
-     * in: 0 images u8 [N,H,W,3], 1 flips u8 [N,1,1,1]. With input.raw: in 0 is f32 [N,H,W,C], only converted.
-     */
+     * in: 0 images u8 [N,H,W,3], 1 flips u8 [N,1,1,1] or NULL, 2 mixes (hl_mix [N], elem u8 [N,1,1,24]) or
+     * NULL. With input.raw: in 0 is f32 [N,H,W,C], only converted (and mixed). */
     HL_STEP_INPUT,
     /* CONV: out 0 = act(conv(in 0, packed in 1) + in 2 + in 3); in 2 b_eff f32 or NULL, in 3 residual, shaped
      * like out 0, or NULL. A linear layer is a 1x1 convolution of a [N,1,1,C] tensor. With conv.subfunction:
@@ -75,10 +75,13 @@ typedef enum hl_step_kind {
     /* DROPOUT: out 0 = in 0 * keep / (1 - p), keep ~ Bernoulli(1 - p) by Philox of (seed, dropout.id, step,
        element). */
     HL_STEP_DROPOUT,
-    /* LOSS: softmax cross-entropy with label smoothing e: q = (1 - e) onehot + e / C.
-     * in: 0 logits [N,1,1,C], 1 labels i32 [N,1,1,1]. out: 0 loss per sample f32 [N,1,1,1];
-     * 1 d(mean loss)/d(logits) * run->grad_scale, or NULL. */
+    /* LOSS: softmax cross-entropy against q = (1 - e) onehot + e / C with label smoothing e.
+     * in: 0 logits f32 [N,1,1,C], 1 labels i32 [N,1,1,1], 2 mixes or NULL: q is then mixed with the
+     * partner's, 3 targets f32 [N,1,1,C] or NULL: q itself, instead of the labels. out: 0 loss per sample f32
+     * [N,1,1,1]; 1 d(mean loss)/d(logits) * run->grad_scale * record->loss_scale, or NULL. */
     HL_STEP_LOSS,
+    /* TALLY: adds the batch's losses and hits to the record. in: 0 losses, 1 logits, 2 labels. */
+    HL_STEP_TALLY,
 
     /* ---- backward; "dy" is the gradient of the forward step's out 0 ---- */
 
@@ -90,8 +93,10 @@ typedef enum hl_step_kind {
     HL_STEP_WEIGHT_GRAD,
     /* BIAS_GRAD: gradient of conv.expr's bias: s_o * sum of dy over n, h, w. in: 0 dy. */
     HL_STEP_BIAS_GRAD,
-    /* RECOMBINE_GRAD: gradient of conv.expr's gate: dgate[o,i] = sum over n, h, w of dy[.., o] S[.., i, o'].
-       in: 0 dy, 1 S. */
+    /* RECOMBINE_GRAD: out 0 dz = act'(.) * (sum of the gradients), act = conv.act; and the gradient of
+     * conv.expr's gate: dgate[o,i] = sum over n, h, w of dz[.., o] S[.., i, o']. in: 0 S, 1 y (the output of
+     * the RECOMBINE step; NULL for HL_ACT_NONE), 2 ... : the gradients. act is one that hl_act_from_output
+     * admits. out 0 may be NULL, or alias any of in 2 ... . */
     HL_STEP_RECOMBINE_GRAD,
     /* NORM_GRAD: running statistics. in: 0 dy, 1 x. out 0 dx or NULL. Gradients of norm.scale/shift where
        trained. */
@@ -118,7 +123,8 @@ typedef enum hl_step_kind {
 
     /* ---- update ---- */
 
-    /* OPTIMIZE: one optimizer step over optimize.segments. */
+    /* OPTIMIZE: one optimizer step over optimize.segments, unless a gradient or the pending loss is not
+     * finite; sets the record's fields (base/compute.h). */
     HL_STEP_OPTIMIZE,
     HL_STEP_KIND_COUNT
 } hl_step_kind;
@@ -131,6 +137,7 @@ typedef struct hl_conv_attr {
     int64_t groups;
     const hl_weight_expr *expr;
     bool subfunction; /* see HL_STEP_CONV */
+    bool tf32;        /* f32 products may be rounded to tf32 */
     hl_act act;       /* fused behind the convolution or recombination */
 } hl_conv_attr;
 
@@ -150,25 +157,17 @@ typedef struct hl_pool_attr {
 
 typedef struct hl_optimize_attr {
     hl_optimizer_kind kind;
-    float momentum; /* SGD */
+    float momentum; /* SGD, LARS */
     bool nesterov;
     float beta1, beta2, eps; /* Adam, AdamW */
+    float trust;             /* LARS */
+    float clip_norm; /* gradients are scaled to this norm (all together) where theirs is larger; 0: never */
+    bool scaling;    /* dynamic loss scaling: see hl_train_record */
     float *value, *grad, *moment1,
-        *moment2; /* flat arrays where the backend computes; moment2 unused by SGD */
+        *moment2; /* flat arrays where the backend computes; moment2 for Adam, AdamW only */
     const hl_segment *segments;
     int segment_count;
 } hl_optimize_attr;
-
-/* What changes from one step of training to the next; steps read it while running. */
-typedef struct hl_run_state {
-    uint64_t seed;
-    uint64_t step;       /* optimizer steps done; the first step runs with 0 */
-    uint64_t micro_step; /* forward passes done in training; tells dropout masks apart */
-    float lr;
-    float grad_scale; /* 1 / accumulate */
-    float grad_keep;  /* 0: gradients overwrite, 1: they accumulate */
-    float clip;       /* gradients are multiplied by it in OPTIMIZE; 1 = none */
-} hl_run_state;
 
 typedef struct hl_step {
     hl_step_kind kind;
@@ -198,9 +197,10 @@ typedef struct hl_step {
         } loss;
         hl_optimize_attr optimize;
     };
-    const hl_run_state *run;
-    size_t scratch_bytes; /* set by prepare; scratch is shared by all steps, which run one after another */
-    void *exec;           /* the backend's own, freed by its release */
+    const hl_run_state *run; /* host memory */
+    hl_train_record *record; /* backend memory; NULL for LOSS: loss_scale is 1 */
+    size_t scratch_bytes;    /* set by prepare; scratch is shared by all steps, which run one after another */
+    void *exec;              /* the backend's own, freed by its release */
 } hl_step;
 
 #endif

@@ -28,8 +28,8 @@ static float row_scale(const hl_weight_expr *e, int64_t o)
 {
     if (e->norm_var == NULL)
         return 1.0f;
-    float scale = e->norm_scale != NULL ? e->norm_scale->value[o] : 1.0f;
-    return scale / sqrtf(e->norm_var->value[o] + e->eps);
+    float scale = e->norm_scale != NULL ? e->norm_scale->host[o] : 1.0f;
+    return scale / sqrtf(e->norm_var->host[o] + e->eps);
 }
 
 void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale)
@@ -48,13 +48,13 @@ static int64_t window(const hl_weight_expr *e)
 static void fold_row(const hl_weight_expr *e, int64_t o, float scale, float *restrict out)
 {
     int64_t inputs = e->weight->shape[1], k = window(e);
-    const float *restrict w = e->weight->value + o * inputs * k;
+    const float *restrict w = e->weight->host + o * inputs * k;
     if (e->kind == HL_WEIGHT_PLAIN) {
         for (int64_t j = 0; j < inputs * k; j++)
             out[j] = scale * w[j];
         return;
     }
-    const float *restrict delta = e->gate->value + o * inputs;
+    const float *restrict delta = e->gate->host + o * inputs;
     if (k == 1) {
         for (int64_t i = 0; i < inputs; i++)
             out[i] = scale * ((1.0f + delta[i]) * w[i]);
@@ -84,10 +84,10 @@ void hl_weight_expr_merge(const hl_weight_expr *e, float *out)
 void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
 {
     for (int64_t o = 0; o < e->weight->shape[0]; o++) {
-        float b = e->bias != NULL ? e->bias->value[o] : 0.0f;
+        float b = e->bias != NULL ? e->bias->host[o] : 0.0f;
         if (e->norm_mean != NULL) {
-            float shift = e->norm_shift != NULL ? e->norm_shift->value[o] : 0.0f;
-            b = row_scale(e, o) * (b - e->norm_mean->value[o]) + shift;
+            float shift = e->norm_shift != NULL ? e->norm_shift->host[o] : 0.0f;
+            b = row_scale(e, o) * (b - e->norm_mean->host[o]) + shift;
         }
         out[o] = b;
     }
@@ -100,8 +100,8 @@ void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, c
     for (int64_t o = first; o < last; o++) {
         float scale = row_scale(e, o);
         const float *restrict dw = dw_eff + (o - first) * row;
-        const float *restrict w = e->weight->value + o * row;
-        const float *delta = e->gate != NULL ? e->gate->value + o * inputs : NULL;
+        const float *restrict w = e->weight->host + o * row;
+        const float *delta = e->gate != NULL ? e->gate->host + o * inputs : NULL;
         if (e->weight->trained) {
             float *restrict g = e->weight->grad + o * row;
             for (int64_t i = 0; i < inputs; i++) {

@@ -65,7 +65,6 @@ typedef struct hl_run_state {
     float lr;
     float grad_scale; /* 1 / accumulate */
     float grad_keep;  /* 0: gradients overwrite, 1: they accumulate */
-    float clip;
 } hl_run_state;
 
 /* What the steps themselves keep from one step to the next, in the backend's memory: the host reads it back
@@ -83,8 +82,8 @@ typedef struct hl_train_record {
     int64_t skipped;    /* steps without an update because a scaled gradient was not finite (fp16) */
     int64_t bad_step;   /* 0, or 1 + run->step of the first step whose loss or gradient was not finite; from
                            then on no update is made, so parameters stay as they were before it */
-    float loss_scale;   /* LOSS multiplies its gradient by it, OPTIMIZE divides */
-    int32_t good_steps; /* updates since the last change of loss_scale */
+    double loss_scale;  /* LOSS multiplies its gradient by it, OPTIMIZE divides */
+    int64_t good_steps; /* updates since the last change of loss_scale */
     /* Between OPTIMIZE's own passes. */
     double grad_norm;   /* of all unscaled gradients together, before clipping */
     float grad_factor;  /* gradients are multiplied by it: clipping / loss_scale */

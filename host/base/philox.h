@@ -13,6 +13,7 @@ typedef enum hl_stream {
     HL_STREAM_AUGMENT, /* crops, flips */
     HL_STREAM_DROPOUT,
     HL_STREAM_SPLIT, /* train/validation split */
+    HL_STREAM_MIX,   /* mixup, cutmix */
     HL_STREAM_TEST
 } hl_stream;
 

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
+
 /* A progress bar that was being drawn must not run into a message. */
 static void write_line(void *user, hl_log_level level, const char *line)
 {
@@ -25,25 +27,18 @@ const hl_log *cli_log(const cli_values *values)
     return cli_flag(values, "quiet") ? &quiet : &loud;
 }
 
-static hl_status check_device(const char *device)
-{
-    if (strcmp(device, "cpu") == 0)
-        return HL_OK;
-    char subject[96];
-    snprintf(subject, sizeof subject, "--device %.60s", device);
-    if (strcmp(device, "cuda") != 0 && strncmp(device, "cuda:", 5) != 0)
-        return hl_fail(HL_E_ARG, subject, "choose cpu", "there is no such device");
-    return hl_fail(HL_E_DEVICE, subject, "use --device cpu", "this build has no CUDA backend");
-}
-
 hl_status cli_compute(const cli_values *values, hl_compute *compute)
 {
-    HL_TRY(check_device(cli_text(values, "device")));
-    const char *precision = cli_text(values, "precision");
-    *compute = (hl_compute){.threads = (int)cli_int(values, "threads"), .log = cli_log(values)};
+    /* Now, so that a run does not find out after reading its data. */
+    HL_TRY(hl_backend_probe(cli_text(values, "device")));
+    *compute = (hl_compute){.device = cli_text(values, "device"),
+                            .threads = (int)cli_int(values, "threads"),
+                            .deterministic = cli_flag(values, "deterministic"),
+                            .autotune = cli_flag(values, "autotune"),
+                            .log = cli_log(values)};
     compute->projection = (hl_exec)cli_choice(values, "projection-exec");
-    if (precision != NULL)
-        compute->precision = strcmp(precision, "bf16") == 0 ? HL_PRECISION_BF16 : HL_PRECISION_FP32;
+    if (cli_text(values, "precision") != NULL)
+        compute->precision = (hl_precision)(cli_choice(values, "precision") + 1);
     return HL_OK;
 }
 

@@ -72,10 +72,10 @@ static hl_status bad_choice(const cli_option *option, const char *subject, const
 /* Choices that are known but not in this version. */
 static bool is_planned_choice(const char *name, const char *value)
 {
-    static const char *const planned[][2] = {{"augment", "randaugment"},    {"augment", "trivial"},
-                                             {"optimizer", "lars"},         {"schedule", "onecycle"},
-                                             {"class-weights", "balanced"}, {"precision", "tf32"},
-                                             {"precision", "fp16"}};
+    static const char *const planned[][2] = {{"augment", "randaugment"},
+                                             {"augment", "trivial"},
+                                             {"schedule", "onecycle"},
+                                             {"class-weights", "balanced"}};
     for (size_t i = 0; i < sizeof planned / sizeof *planned; i++)
         if (strcmp(planned[i][0], name) == 0 && strcmp(planned[i][1], value) == 0)
             return true;

@@ -77,7 +77,8 @@ static hl_status default_lr(const cli_values *values, char *buf, size_t size)
 {
     hl_method method;
     HL_TRY(hl_method_parse(cli_text(values, "method"), &method));
-    bool sgd = cli_choice(values, "optimizer") == 0;
+    int64_t optimizer = cli_choice(values, "optimizer");
+    bool sgd = optimizer == HL_SGD || optimizer == HL_LARS;
     snprintf(buf, size, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
     return HL_OK;
 }
@@ -101,6 +102,8 @@ static void fill_options(const cli_values *values, hl_train_options *o)
     o->schedule = (hl_schedule)cli_choice(values, "schedule");
     if (cli_given(values, "warmup-epochs"))
         o->warmup_epochs = cli_real(values, "warmup-epochs");
+    o->mixup = cli_real(values, "mixup");
+    o->cutmix = cli_real(values, "cutmix");
     o->label_smoothing = cli_real(values, "label-smoothing");
     o->augment = (hl_augment)cli_choice(values, "augment");
     o->no_shuffle = cli_flag(values, "no-shuffle");

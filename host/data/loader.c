@@ -170,15 +170,15 @@ static void *work(void *argument)
 
 static hl_status take_memory(const hl_loader *loader, size_t bytes, void **buffer)
 {
-    const hl_loader_memory *memory = loader->options.memory;
-    return memory == NULL ? hl_alloc(bytes, "batch of images", buffer)
-                          : memory->take(memory->user, bytes, buffer);
+    const hl_loader_memory *memory = &loader->options.memory;
+    return memory->take == NULL ? hl_alloc(bytes, "batch of images", buffer)
+                                : memory->take(memory->user, bytes, buffer);
 }
 
 static void give_memory(const hl_loader *loader, void *buffer)
 {
-    const hl_loader_memory *memory = loader->options.memory;
-    if (memory == NULL)
+    const hl_loader_memory *memory = &loader->options.memory;
+    if (memory->take == NULL)
         free(buffer);
     else
         memory->give(memory->user, buffer);

@@ -53,8 +53,8 @@ typedef struct hl_loader_options {
     /* Where the transform is the same in every epoch and the whole split takes no more than this, its results
      * are kept and each file is decoded once. 0: 1 GiB; negative: never. */
     int64_t cache_bytes;
-    const hl_loader_memory *memory; /* NULL: ordinary memory */
-    const hl_log *log;              /* may be NULL */
+    hl_loader_memory memory; /* take NULL: ordinary memory */
+    const hl_log *log;       /* may be NULL */
 } hl_loader_options;
 
 typedef struct hl_batch {

@@ -40,14 +40,18 @@ hl_step *hl_code_step(hl_code *code, hl_step_list *list, hl_step_kind kind, cons
                       .out = operands + in_count,
                       .in_count = in_count,
                       .out_count = out_count,
-                      .run = code->options->run};
+                      .run = code->options->run,
+                      .record = code->options->record};
     list->items[list->count++] = step;
     return step;
 }
 
-hl_conv_attr hl_unit_conv_attr(const hl_unit *unit)
+hl_conv_attr hl_unit_conv_attr(const hl_code *code, const hl_unit *unit)
 {
-    return (hl_conv_attr){.window = unit->node->window, .groups = unit->node->groups, .expr = &unit->expr};
+    return (hl_conv_attr){.tf32 = code->options->tf32,
+                          .window = unit->node->window,
+                          .groups = unit->node->groups,
+                          .expr = &unit->expr};
 }
 
 hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr)
@@ -55,7 +59,7 @@ hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *
     hl_step_list *list = hl_weight_expr_is_dynamic(expr) ? &code->refresh : &code->once;
     hl_step *fold = hl_code_step(code, list, HL_STEP_FOLD, unit->node->name, 0, 3);
     if (fold != NULL) {
-        fold->conv = hl_unit_conv_attr(unit);
+        fold->conv = hl_unit_conv_attr(code, unit);
         fold->conv.expr = expr;
     }
     return fold;
@@ -84,8 +88,10 @@ static hl_tensor *bias_tensor(hl_code *code, const hl_unit *unit)
 {
     if (!hl_weight_expr_has_bias(&unit->expr))
         return NULL;
+    bool logits = unit->out == code->units.output;
     return hl_code_tensor(code, unit->node->name, (hl_shape){1, 1, 1, unit->expr.weight->shape[0]},
-                          HL_ELEM_F32, HL_PLACE_PERSISTENT);
+                          code->backend->bias_as_output && !logits ? code->options->elem : HL_ELEM_F32,
+                          HL_PLACE_PERSISTENT);
 }
 
 static hl_tensor *value_of(const hl_code *code, hl_value value)
@@ -105,7 +111,7 @@ static hl_status lower_folded_conv(hl_code *code, const hl_unit *unit, hl_unit_t
     fold->out[0] = weights;
     fold->out[2] = bias;
     kept->fold = fold;
-    conv->conv = hl_unit_conv_attr(unit);
+    conv->conv = hl_unit_conv_attr(code, unit);
     conv->conv.act = unit->act;
     conv->in[0] = value_of(code, unit->in[0]);
     conv->in[1] = weights;
@@ -139,13 +145,13 @@ static hl_status lower_cached_conv(hl_code *code, const hl_unit *unit, hl_unit_t
     fold->conv.subfunction = true;
     fold->out[0] = weights;
     fold->out[2] = bias;
-    conv->conv = hl_unit_conv_attr(unit);
+    conv->conv = hl_unit_conv_attr(code, unit);
     conv->conv.expr = frozen;
     conv->conv.subfunction = true;
     conv->in[0] = value_of(code, unit->in[0]);
     conv->in[1] = weights;
     conv->out[0] = s;
-    recombine->conv = hl_unit_conv_attr(unit);
+    recombine->conv = hl_unit_conv_attr(code, unit);
     recombine->conv.act = unit->act;
     recombine->in[0] = s;
     recombine->in[1] = bias;
@@ -183,19 +189,24 @@ static hl_status lower_input(hl_code *code, const hl_unit *unit)
 {
     const hl_compile_options *o = code->options;
     hl_shape shape = batch_shape(code, unit->out), per_sample = {shape.n, 1, 1, 1};
-    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_INPUT, "input", 2, 1);
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_INPUT, "input", 3, 1);
     code->images =
         hl_code_tensor(code, "images", shape, o->raw_input ? HL_ELEM_F32 : HL_ELEM_U8, HL_PLACE_PERSISTENT);
     if (!o->raw_input)
         code->flips = hl_code_tensor(code, "flips", per_sample, HL_ELEM_U8, HL_PLACE_PERSISTENT);
+    if (o->mix)
+        code->mixes = hl_code_tensor(code, "mixes", (hl_shape){shape.n, 1, 1, (int64_t)sizeof(hl_mix)},
+                                     HL_ELEM_U8, HL_PLACE_PERSISTENT);
     hl_tensor *y = output_tensor(code, unit);
-    if (step == NULL || code->images == NULL || (!o->raw_input && code->flips == NULL) || y == NULL)
+    if (step == NULL || code->images == NULL || (!o->raw_input && code->flips == NULL) ||
+        (o->mix && code->mixes == NULL) || y == NULL)
         return HL_E_NOMEM;
     step->input.raw = o->raw_input;
     memcpy(step->input.mean, o->mean, sizeof o->mean);
     memcpy(step->input.std, o->std, sizeof o->std);
     step->in[0] = code->images;
     step->in[1] = code->flips;
+    step->in[2] = code->mixes;
     step->out[0] = y;
     return HL_OK;
 }
@@ -267,10 +278,21 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
     return hl_fail(HL_E_INTERNAL, unit->node->name, NULL, "unknown operation %d", (int)unit->node->op);
 }
 
+static hl_status lower_tally(hl_code *code)
+{
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_TALLY, "loss", 3, 0);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->in[0] = code->losses;
+    step->in[1] = code->logits;
+    step->in[2] = code->labels;
+    return HL_OK;
+}
+
 static hl_status lower_loss(hl_code *code, hl_tensor **dlogits)
 {
     hl_shape per_sample = {code->options->batch, 1, 1, 1};
-    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_LOSS, "loss", 2, 2);
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_LOSS, "loss", 3, 2);
     code->logits = code->value[code->units.output];
     code->labels = hl_code_tensor(code, "labels", per_sample, HL_ELEM_I32, HL_PLACE_PERSISTENT);
     code->losses = hl_code_tensor(code, "losses", per_sample, HL_ELEM_F32, HL_PLACE_PERSISTENT);
@@ -289,9 +311,10 @@ static hl_status lower_loss(hl_code *code, hl_tensor **dlogits)
     step->loss.smoothing = code->options->smoothing;
     step->in[0] = code->logits;
     step->in[1] = code->labels;
+    step->in[2] = code->mixes;
     step->out[0] = code->losses;
     step->out[1] = *dlogits;
-    return HL_OK;
+    return code->options->record != NULL ? lower_tally(code) : HL_OK;
 }
 
 hl_status hl_lower(hl_code *code)

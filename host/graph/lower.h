@@ -22,6 +22,7 @@ typedef struct hl_unit_tensors {
 typedef struct hl_code {
     hl_arena *arena;
     const hl_compile_options *options;
+    const hl_backend *backend;
     hl_units units;
     hl_step_list once;    /* effective weights that never change */
     hl_step_list refresh; /* effective weights that training changes */
@@ -32,7 +33,7 @@ typedef struct hl_code {
     hl_tensor **value;     /* by graph value: what the forward pass keeps of it, or NULL */
     hl_tensor **gradient;  /* by graph value: its gradient, where one tensor holds all of it */
     hl_unit_tensors *kept; /* by unit index */
-    hl_tensor *images, *flips, *labels, *logits, *losses;
+    hl_tensor *images, *flips, *mixes, *labels, *logits, *losses;
 } hl_code;
 
 /* Emits all steps of `code->units`. */
@@ -46,7 +47,7 @@ hl_tensor *hl_code_opaque(hl_code *code, const char *name, hl_elem elem, hl_plac
 /* A new step at the end of `list` with room for its operands; NULL when memory is out. */
 hl_step *hl_code_step(hl_code *code, hl_step_list *list, hl_step_kind kind, const char *name, int in_count,
                       int out_count);
-hl_conv_attr hl_unit_conv_attr(const hl_unit *unit);
+hl_conv_attr hl_unit_conv_attr(const hl_code *code, const hl_unit *unit);
 /* A FOLD step of `expr`, in `once` or `refresh` by whether training changes it. */
 hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr);
 hl_status hl_lower_backward(hl_code *code, hl_tensor *dlogits);

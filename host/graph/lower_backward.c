@@ -87,33 +87,49 @@ static hl_step *backward_step(backward *b, const hl_unit *unit, hl_step_kind kin
     return hl_code_step(b->code, &b->code->backward, kind, unit->node->name, in_count, out_count);
 }
 
-static hl_status conv_weight_gradients(backward *b, const hl_unit *unit, const hl_unit_tensors *kept,
-                                       hl_tensor *dz)
+/* What pass_activation does and the gates' gradient, in one step, since both read dz. */
+static hl_status recombine_gradients(backward *b, const hl_unit *unit, const hl_unit_tensors *kept,
+                                     hl_tensor **dz)
+{
+    contributions *c = &b->arrived[unit->out];
+    hl_step *step = backward_step(b, unit, HL_STEP_RECOMBINE_GRAD, 2 + c->count, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    if (c->count == 1)
+        b->code->gradient[unit->out] = *dz = c->items[0];
+    if (c->count > 1 || unit->act != HL_ACT_NONE) {
+        step->out[0] = *dz = gradient_tensor(b, unit->out);
+        if (*dz == NULL)
+            return HL_E_NOMEM;
+        if (unit->act == HL_ACT_NONE)
+            b->code->gradient[unit->out] = *dz;
+    }
+    step->conv = hl_unit_conv_attr(b->code, unit);
+    step->conv.act = unit->act;
+    step->in[0] = kept->subfunctions;
+    step->in[1] = unit->act == HL_ACT_NONE ? NULL : b->code->value[unit->out];
+    for (int i = 0; i < c->count; i++)
+        step->in[2 + i] = c->items[i];
+    return HL_OK;
+}
+
+static hl_status conv_weight_gradients(backward *b, const hl_unit *unit, hl_tensor *dz)
 {
     if (hl_weight_expr_trains_bias(&unit->expr)) {
         hl_step *step = backward_step(b, unit, HL_STEP_BIAS_GRAD, 1, 0);
         if (step == NULL)
             return HL_E_NOMEM;
-        step->conv = hl_unit_conv_attr(unit);
+        step->conv = hl_unit_conv_attr(b->code, unit);
         step->in[0] = dz;
     }
-    if (!hl_weight_expr_trains_weight(&unit->expr))
+    if (!hl_weight_expr_trains_weight(&unit->expr) || unit->cache)
         return HL_OK;
-    if (unit->cache) {
-        hl_step *step = backward_step(b, unit, HL_STEP_RECOMBINE_GRAD, 2, 0);
-        if (step == NULL)
-            return HL_E_NOMEM;
-        step->conv = hl_unit_conv_attr(unit);
-        step->in[0] = dz;
-        step->in[1] = kept->subfunctions;
-        return HL_OK;
-    }
     hl_step *weight = backward_step(b, unit, HL_STEP_CONV_WEIGHT, 2, 1);
     hl_step *grad = backward_step(b, unit, HL_STEP_WEIGHT_GRAD, 1, 0);
     hl_tensor *dw = hl_code_opaque(b->code, unit->node->name, HL_ELEM_F32, HL_PLACE_ARENA);
     if (weight == NULL || grad == NULL || dw == NULL)
         return HL_E_NOMEM;
-    weight->conv = grad->conv = hl_unit_conv_attr(unit);
+    weight->conv = grad->conv = hl_unit_conv_attr(b->code, unit);
     weight->in[0] = b->code->value[unit->in[0]];
     weight->in[1] = dz;
     weight->out[0] = grad->in[0] = dw;
@@ -129,12 +145,14 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     if (kept->fold == NULL)
         kept->fold = hl_code_fold(b->code, unit, &unit->expr);
     hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 2, 1);
-    hl_tensor *weights =
-        hl_code_opaque(b->code, unit->node->name, b->code->options->elem, HL_PLACE_PERSISTENT);
+    hl_tensor *weights = kept->fold != NULL && b->code->backend->one_packing ? kept->fold->out[0] : NULL;
+    if (weights == NULL)
+        weights = hl_code_opaque(b->code, unit->node->name, b->code->options->elem, HL_PLACE_PERSISTENT);
     if (kept->fold == NULL || step == NULL || weights == NULL)
         return HL_E_NOMEM;
-    kept->fold->out[1] = weights;
-    step->conv = hl_unit_conv_attr(unit);
+    if (weights != kept->fold->out[0])
+        kept->fold->out[1] = weights;
+    step->conv = hl_unit_conv_attr(b->code, unit);
     step->in[0] = dz;
     step->in[1] = weights;
     step->out[0] = dx;
@@ -144,10 +162,13 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
 static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
 {
     hl_tensor *dz;
-    HL_TRY(pass_activation(b, unit, unit->act, b->code->value[unit->out], &dz));
+    if (unit->cache && hl_weight_expr_trains_weight(&unit->expr))
+        HL_TRY(recombine_gradients(b, unit, kept, &dz));
+    else
+        HL_TRY(pass_activation(b, unit, unit->act, b->code->value[unit->out], &dz));
     if (wants_gradient(b, unit->residual))
         HL_TRY(arrive(b, unit->residual, dz));
-    HL_TRY(conv_weight_gradients(b, unit, kept, dz));
+    HL_TRY(conv_weight_gradients(b, unit, dz));
     return conv_data_gradient(b, unit, kept, dz);
 }
 

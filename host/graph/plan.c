@@ -81,13 +81,21 @@ static void mark(const planner *p, const hl_tensor *t, int step)
     p->items[i].last = step;
 }
 
-/* Lets an ACT_GRAD's output lie where one of its dying gradients does. */
+/* First of the gradients that a step may write its output over; 0 for steps that may not. */
+static int first_overwritable(const hl_step *step)
+{
+    return step->kind == HL_STEP_ACT_GRAD ? 1 : step->kind == HL_STEP_RECOMBINE_GRAD ? 2 : 0;
+}
+
+/* Lets the output of an activation's gradient lie where one of its dying gradients does. */
 static void share_in_place(planner *p, const hl_step *step, int at)
 {
-    size_t out = index_of(p, step->out[0]);
-    if (out == SIZE_MAX || step->out[0]->place != HL_PLACE_ARENA)
+    if (step->out[0] == NULL || step->out[0]->place != HL_PLACE_ARENA)
         return;
-    for (int k = 1; k < step->in_count; k++) {
+    size_t out = index_of(p, step->out[0]);
+    if (out == SIZE_MAX)
+        return;
+    for (int k = first_overwritable(step); k < step->in_count; k++) {
         if (step->in[k]->place != HL_PLACE_ARENA)
             continue;
         size_t in = index_of(p, step->in[k]);
@@ -148,7 +156,7 @@ hl_status hl_plan_arena(hl_step *const *steps, size_t step_count, hl_tensor *con
             mark(&p, steps[s]->out[k], (int)s);
     }
     for (size_t s = 0; s < step_count; s++)
-        if (steps[s]->kind == HL_STEP_ACT_GRAD)
+        if (first_overwritable(steps[s]) > 0)
             share_in_place(&p, steps[s], (int)s);
     status = plan_roots(&p, sorted_offset, total);
     for (size_t i = 0; i < tensor_count; i++)

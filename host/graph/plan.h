@@ -17,8 +17,8 @@ typedef struct hl_plan_item {
 hl_status hl_plan_offsets(hl_plan_item *items, size_t count, size_t *total);
 
 /* Plans the HL_PLACE_ARENA tensors among `tensors` over `steps`, which run in this order: fills in `offset`
- * per tensor (SIZE_MAX for tensors of other places and unused ones). An ACT_GRAD step's output takes the
- * place of one of its gradients where that dies there. */
+ * per tensor (SIZE_MAX for tensors of other places and unused ones). The output of an activation's gradient
+ * (ACT_GRAD, RECOMBINE_GRAD) takes the place of one of its gradients where that dies there. */
 hl_status hl_plan_arena(hl_step *const *steps, size_t step_count, hl_tensor *const *tensors,
                         size_t tensor_count, size_t *offset, size_t *total);
 

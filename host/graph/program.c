@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/bf16.h"
+#include "base/f16.h"
 #include "graph/lower.h"
 #include "graph/params.h"
 #include "graph/plan.h"
@@ -18,6 +19,8 @@ struct hl_program {
     hl_program_memory memory;
     void *activations, *scratch; /* on the backend */
     bool folded_once;
+    /* Lists as the backend runs them, sealed when first run. */
+    hl_sealed *once, *refresh, *forward, *backward, *train[4]; /* train: by hl_program_part */
 };
 
 static const size_t list_count = 4;
@@ -115,6 +118,7 @@ static hl_status compile(hl_program *p, hl_graph *graph)
     HL_TRY(hl_arena_create(&p->arena));
     p->code.arena = p->arena;
     p->code.options = &p->options;
+    p->code.backend = p->backend;
     HL_TRY(hl_units_form(graph, &p->options, p->arena, &p->code.units));
     HL_TRY(hl_lower(&p->code));
     HL_TRY(prepare_steps(p));
@@ -147,6 +151,10 @@ void hl_program_destroy(hl_program *p)
     if (p == NULL)
         return;
     const hl_backend_ops *ops = p->backend->ops;
+    hl_sealed *const sealed[] = {p->once,     p->refresh,  p->forward,  p->backward,
+                                 p->train[0], p->train[1], p->train[2], p->train[3]};
+    for (size_t i = 0; i < sizeof sealed / sizeof *sealed; i++)
+        ops->unseal(p->backend, sealed[i]);
     for (size_t l = 0; l < list_count; l++)
         for (size_t i = 0; i < step_list(p, l)->count; i++)
             ops->release(p->backend, step_list(p, l)->items[i]);
@@ -173,6 +181,11 @@ uint8_t *hl_program_flips(hl_program *p)
     return p->code.flips != NULL ? p->code.flips->data : NULL;
 }
 
+hl_mix *hl_program_mixes(hl_program *p)
+{
+    return p->code.mixes != NULL ? p->code.mixes->data : NULL;
+}
+
 int32_t *hl_program_labels(hl_program *p)
 {
     return p->code.labels->data;
@@ -188,33 +201,69 @@ const float *hl_program_losses(const hl_program *p)
     return p->code.losses->data;
 }
 
-static hl_status run_list(hl_program *p, const hl_step_list *list)
+static hl_status run_list(hl_program *p, const hl_step_list *list, hl_sealed **sealed)
 {
-    return p->backend->ops->run(p->backend, list->items, (int)list->count);
+    if (*sealed == NULL)
+        HL_TRY(p->backend->ops->seal(p->backend, list->items, (int)list->count, sealed));
+    return p->backend->ops->run(p->backend, *sealed);
+}
+
+static hl_status fold_once(hl_program *p)
+{
+    if (!p->folded_once)
+        HL_TRY(run_list(p, &p->code.once, &p->once));
+    p->folded_once = true;
+    return HL_OK;
 }
 
 hl_status hl_program_refresh(hl_program *p)
 {
-    if (!p->folded_once) {
-        HL_TRY(run_list(p, &p->code.once));
-        p->folded_once = true;
-    }
-    return run_list(p, &p->code.refresh);
+    HL_TRY(fold_once(p));
+    return run_list(p, &p->code.refresh, &p->refresh);
 }
 
 hl_status hl_program_forward(hl_program *p)
 {
     if (!p->folded_once)
         HL_TRY(hl_program_refresh(p));
-    return run_list(p, &p->code.forward);
+    return run_list(p, &p->code.forward, &p->forward);
 }
 
 hl_status hl_program_backward(hl_program *p)
 {
-    return run_list(p, &p->code.backward);
+    return run_list(p, &p->code.backward, &p->backward);
 }
 
-/* Copies a plain f32 or bf16 tensor to host floats. */
+static hl_status seal_train(hl_program *p, int parts)
+{
+    const hl_code *code = &p->code;
+    size_t count = code->refresh.count + code->forward.count + code->backward.count + 1, n = 0;
+    hl_step **steps;
+    if (code->backward.count == 0 || ((parts & HL_PROGRAM_UPDATE) != 0 && p->options.update == NULL))
+        return hl_fail(HL_E_INTERNAL, "program", NULL, "it was not compiled for training");
+    HL_TRY(hl_alloc_array(count, sizeof *steps, "list of steps", (void **)&steps));
+    for (size_t i = 0; (parts & HL_PROGRAM_REFRESH) != 0 && i < code->refresh.count; i++)
+        steps[n++] = code->refresh.items[i];
+    for (size_t i = 0; i < code->forward.count; i++)
+        steps[n++] = code->forward.items[i];
+    for (size_t i = 0; i < code->backward.count; i++)
+        steps[n++] = code->backward.items[i];
+    if ((parts & HL_PROGRAM_UPDATE) != 0)
+        steps[n++] = p->options.update;
+    hl_status status = p->backend->ops->seal(p->backend, steps, (int)n, &p->train[parts]);
+    free(steps);
+    return status;
+}
+
+hl_status hl_program_train(hl_program *p, int parts)
+{
+    HL_TRY(fold_once(p));
+    if (p->train[parts] == NULL)
+        HL_TRY(seal_train(p, parts));
+    return p->backend->ops->run(p->backend, p->train[parts]);
+}
+
+/* Copies a plain f32, bf16 or f16 tensor to host floats. */
 static hl_status read_floats(hl_program *p, const hl_tensor *t, float *out, int64_t count)
 {
     size_t size = hl_elem_size(t->elem);
@@ -224,7 +273,7 @@ static hl_status read_floats(hl_program *p, const hl_tensor *t, float *out, int6
     HL_TRY(hl_alloc_array((size_t)count, size, t->name, (void **)&half));
     hl_status status = p->backend->ops->download(p->backend, half, t->data, (size_t)count * size);
     for (int64_t i = 0; i < count; i++)
-        out[i] = hl_bf16_to_f32(half[i]);
+        out[i] = t->elem == HL_ELEM_F16 ? hl_f16_to_f32(half[i]) : hl_bf16_to_f32(half[i]);
     free(half);
     return status;
 }
@@ -251,8 +300,8 @@ hl_status hl_program_value(hl_program *p, const char *layer, bool gradient, floa
 static hl_status all_finite(hl_program *p, const hl_tensor *t, bool *finite)
 {
     *finite = true;
-    if (t == NULL || (t->elem != HL_ELEM_F32 && t->elem != HL_ELEM_BF16) ||
-        (t->opaque && t->elem != HL_ELEM_F32))
+    bool sixteen = t != NULL && (t->elem == HL_ELEM_BF16 || t->elem == HL_ELEM_F16);
+    if (t == NULL || !(t->elem == HL_ELEM_F32 || (sixteen && !t->opaque)))
         return HL_OK;
     /* An opaque layout may pad with zeros: its size in bytes counts. */
     int64_t count = (int64_t)(t->bytes / hl_elem_size(t->elem));
@@ -265,13 +314,25 @@ static hl_status all_finite(hl_program *p, const hl_tensor *t, bool *finite)
     return status;
 }
 
+static hl_status run_alone(hl_program *p, hl_step *step)
+{
+    hl_sealed *list = NULL;
+    HL_TRY(p->backend->ops->seal(p->backend, &step, 1, &list));
+    hl_status status = p->backend->ops->run(p->backend, list);
+    if (status == HL_OK)
+        status = p->backend->ops->finish(p->backend);
+    p->backend->ops->unseal(p->backend, list);
+    return status;
+}
+
 static hl_status find_in_list(hl_program *p, const hl_step_list *list, const char *pass, char *name,
                               size_t size)
 {
     for (size_t i = 0; i < list->count && name[0] == '\0'; i++) {
         hl_step *step = list->items[i];
-        HL_TRY(p->backend->ops->run(p->backend, &step, 1));
-        HL_TRY(p->backend->ops->finish(p->backend));
+        if (step->kind == HL_STEP_TALLY)
+            continue;
+        HL_TRY(run_alone(p, step));
         bool finite = true;
         for (int k = 0; k < step->out_count && finite; k++)
             HL_TRY(all_finite(p, step->out[k], &finite));

@@ -23,11 +23,16 @@ typedef struct hl_compile_options {
     bool raw_input; /* images are f32 [N,H,W,C], already normalised, instead of u8 with mean, std and flips */
     bool keep_all;  /* for tests: every value keeps its own memory, so that hl_program_value works after a run
                      */
-    hl_elem elem;   /* of activations: f32 or bf16; logits are always f32 */
+    bool mix;       /* images are mixed with others of the batch: see hl_program_mixes */
+    hl_elem elem;   /* of activations: f32, bf16 or f16; logits are always f32 */
+    bool tf32;      /* f32: products may be rounded to tf32 */
     hl_projection_exec projection;
     float mean[4], std[4];
     float smoothing;         /* of labels */
     const hl_run_state *run; /* read at every step; must outlive the program */
+    hl_train_record *record; /* in the backend's memory: batches are tallied there; NULL: not */
+    hl_step *update; /* the OPTIMIZE step that hl_program_train ends with: prepared, bound, and outliving the
+                        program; NULL: none */
 } hl_compile_options;
 
 typedef struct hl_program hl_program;
@@ -43,6 +48,7 @@ void *hl_program_images(hl_program *program); /* u8 [N,H,W,C], or f32 with raw_i
 uint8_t *
 hl_program_flips(hl_program *program); /* u8 [N]; 1 = mirrored left-right. Absent (NULL) with raw_input. */
 int32_t *hl_program_labels(hl_program *program); /* i32 [N] */
+hl_mix *hl_program_mixes(hl_program *program);   /* [N], or NULL without `mix` */
 
 /* Recomputes effective weights; call after parameters or running statistics have changed (training steps
  * included). The first run of a program does it by itself for everything. */
@@ -51,6 +57,15 @@ hl_status hl_program_refresh(hl_program *program);
 hl_status hl_program_forward(hl_program *program);
 /* Gradients of all trained parameters into their `grad`. Training programs only, after forward. */
 hl_status hl_program_backward(hl_program *program);
+
+/* What hl_program_train runs around the forward and backward pass. */
+typedef enum hl_program_part {
+    HL_PROGRAM_REFRESH = 1, /* first: effective weights */
+    HL_PROGRAM_UPDATE = 2   /* last: options.update */
+} hl_program_part;
+/* A training step, or one of several batches of it, as one list: [refresh,] forward, backward [, update].
+ * `parts` is a sum of hl_program_part. */
+hl_status hl_program_train(hl_program *program, int parts);
 
 /* Results in the backend's memory, valid until the next forward. */
 const float *hl_program_logits(const hl_program *program); /* [N, classes] */

@@ -52,7 +52,7 @@ static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
             pixels[i] = (uint8_t)(state >> 24);
         }
         const hl_batch batch = {.images = pixels, .flips = flips, .labels = labels, .count = n};
-        status = hl_session_feed(s, program, &batch, bytes);
+        status = hl_session_feed(s, program, &batch, bytes, NULL);
     }
     free(pixels);
     free(flips);
@@ -60,16 +60,10 @@ static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
     return status;
 }
 
-static hl_status one_step(hl_session *s, hl_program *program, hl_optimizer_state *optimizer)
+static hl_status one_step(hl_session *s, hl_program *program, bool train)
 {
-    if (optimizer != NULL)
-        HL_TRY(hl_program_refresh(program));
-    HL_TRY(hl_program_forward(program));
-    if (optimizer != NULL) {
-        HL_TRY(hl_program_backward(program));
-        HL_TRY(hl_optimizer_step(optimizer));
-        s->run.micro_step++;
-    }
+    HL_TRY(train ? hl_session_train(s, program, true) : hl_program_forward(program));
+    s->stale = true;
     return s->backend->ops->finish(s->backend);
 }
 
@@ -79,18 +73,18 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static hl_status measure(hl_session *s, hl_program *program, hl_optimizer_state *optimizer, int64_t batch,
-                         int64_t steps, hl_bench_result *result)
+static hl_status measure(hl_session *s, hl_program *program, bool train, int64_t batch, int64_t steps,
+                         hl_bench_result *result)
 {
     double *seconds, sum = 0.0;
     HL_TRY(fill_inputs(s, program, batch));
     for (int i = 0; i < WARMUP_STEPS; i++)
-        HL_TRY(one_step(s, program, optimizer));
+        HL_TRY(one_step(s, program, train));
     HL_TRY(hl_alloc_array((size_t)steps, sizeof *seconds, "times", (void **)&seconds));
     hl_status status = HL_OK;
     for (int64_t i = 0; status == HL_OK && i < steps; i++) {
         double start = hl_seconds();
-        status = one_step(s, program, optimizer);
+        status = one_step(s, program, train);
         seconds[i] = hl_seconds() - start;
         sum += seconds[i];
     }
@@ -104,7 +98,7 @@ static hl_status measure(hl_session *s, hl_program *program, hl_optimizer_state 
         .arena_bytes = (int64_t)memory.arena,
         .persistent_bytes = (int64_t)memory.persistent,
         .scratch_bytes = (int64_t)memory.scratch,
-        .peak_memory_bytes = hl_peak_memory(),
+        .peak_memory_bytes = hl_peak_memory(s->backend),
     };
     free(seconds);
     return status;
@@ -122,23 +116,26 @@ hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_re
     hl_train_defaults(&training);
     hl_session session;
     hl_program *program;
+    hl_number_type type;
     hl_optimizer_state *optimizer = NULL;
     hl_status status = hl_session_open(&session, model, &options->compute, 0);
     if (status == HL_OK)
-        status =
-            hl_session_program(&session, batch, !options->infer,
-                               hl_model_elem(model, options->compute.precision, !options->infer), &program);
+        status = hl_model_number_type(model, &options->compute, !options->infer, &type);
     /* A learning rate so small that the network stays what it is; the work is the same. */
     session.run.lr = 1e-12f;
     if (status == HL_OK && !options->infer)
-        status = hl_optimizer_create(model, &training, 1e-12, &session.run, &optimizer);
+        status = hl_optimizer_create(model, &training, 1e-12, type.elem, &session.run, &optimizer);
+    if (status == HL_OK && optimizer != NULL) {
+        session.record = optimizer->record;
+        session.update = &optimizer->step;
+    }
     if (status == HL_OK)
-        status = measure(&session, program, optimizer, batch, steps, result);
+        status = hl_session_program(&session, batch, !options->infer, type, &program);
     if (status == HL_OK)
-        status = hl_measure_peak(session.backend,
-                                 hl_model_elem(model, options->compute.precision, !options->infer),
-                                 &result->peak_gflops);
-    hl_optimizer_destroy(optimizer);
+        status = measure(&session, program, !options->infer, batch, steps, result);
+    if (status == HL_OK)
+        status = hl_measure_peak(session.backend, type, &result->peak_gflops);
     hl_session_close(&session);
+    hl_optimizer_destroy(optimizer);
     return status;
 }

@@ -8,9 +8,9 @@
 #include "graph/params.h"
 #include "io/safetensors.h"
 
-static const char format_name[] = "heirloom-state", format_version[] = "1";
+static const char format_name[] = "heirloom-state", format_version[] = "2";
 
-enum { COUNTERS = 15, SUMS = 13, KEY_SIZE = 256 };
+enum { COUNTERS = 18, SUMS = 14, KEY_SIZE = 256 };
 
 void hl_fingerprint_add(hl_fingerprint *f, const char *key, const char *format, ...)
 {
@@ -32,8 +32,11 @@ static void list_counters(hl_position *p, hl_run_state *run, int64_t *list[COUNT
                                     &p->best_epoch,
                                     &p->stale,
                                     &p->epochs_done,
-                                    &p->seen,
-                                    &p->correct,
+                                    &p->record.seen,
+                                    &p->record.correct,
+                                    &p->record.updates,
+                                    &p->record.skipped,
+                                    &p->record.good_steps,
                                     &p->timed_images,
                                     &p->log_bytes,
                                     &p->csv_bytes,
@@ -47,10 +50,10 @@ static void list_counters(hl_position *p, hl_run_state *run, int64_t *list[COUNT
 
 static void list_sums(hl_position *p, double *list[SUMS])
 {
-    double *const all[SUMS] = {&p->loss_sum,  &p->timed_seconds, &p->wall_seconds,   &p->best.loss,
-                               &p->best.acc1, &p->best.acc5,     &p->best.acc_class, &p->best.auroc,
-                               &p->last.loss, &p->last.acc1,     &p->last.acc5,      &p->last.acc_class,
-                               &p->last.auroc};
+    double *const all[SUMS] = {
+        &p->record.loss_sum, &p->record.loss_scale, &p->timed_seconds,  &p->wall_seconds, &p->best.loss,
+        &p->best.acc1,       &p->best.acc5,         &p->best.acc_class, &p->best.auroc,   &p->last.loss,
+        &p->last.acc1,       &p->last.acc5,         &p->last.acc_class, &p->last.auroc};
     memcpy(list, all, sizeof all);
 }
 

@@ -11,13 +11,12 @@ typedef struct hl_position {
     int64_t best_epoch;   /* -1 before the first */
     int64_t stale;        /* epochs since the best one */
     int64_t epochs_done;
-    int64_t seen, correct; /* training samples of this epoch, and how many were classified right */
     int64_t timed_images;
     int64_t log_bytes, csv_bytes; /* sizes of log.jsonl and metrics.csv */
     int64_t warned;
-    double loss_sum; /* over `seen` */
     double timed_seconds, wall_seconds;
     hl_metrics best, last;
+    hl_train_record record; /* as last read: sums over this epoch, the optimizer's counters */
 } hl_position;
 
 /* Everything that must be the same when a run is resumed, as "key=value" texts. */
@@ -25,7 +24,7 @@ typedef struct hl_fingerprint {
     struct {
         const char *key;
         char value[1024];
-    } items[24];
+    } items[32];
     int count;
 } hl_fingerprint;
 void hl_fingerprint_add(hl_fingerprint *fingerprint, const char *key, const char *format, ...)

@@ -37,7 +37,7 @@ static hl_status run_batch(hl_session *s, hl_program *program, const hl_batch *b
 {
     const hl_model *model = s->model;
     int64_t side = model->preprocess.size;
-    HL_TRY(hl_session_feed(s, program, batch, side * side * 3));
+    HL_TRY(hl_session_feed(s, program, batch, side * side * 3, NULL));
     HL_TRY(hl_program_forward(program));
     HL_TRY(s->backend->ops->finish(s->backend));
     size_t n = (size_t)batch->count;
@@ -50,7 +50,7 @@ static hl_status run_batch(hl_session *s, hl_program *program, const hl_batch *b
     return HL_OK;
 }
 
-hl_status hl_evaluation_run(hl_session *s, hl_loader *loader, int64_t batch_size, hl_elem elem,
+hl_status hl_evaluation_run(hl_session *s, hl_loader *loader, int64_t batch_size, hl_number_type type,
                             hl_meter *meter, bool (*stop)(void *user), void *user, bool *stopped)
 {
     hl_program *program;
@@ -59,7 +59,7 @@ hl_status hl_evaluation_run(hl_session *s, hl_loader *loader, int64_t batch_size
     int64_t classes = s->model->classes;
     *stopped = false;
     hl_meter_reset(meter);
-    HL_TRY(hl_session_program(s, batch_size, false, elem, &program));
+    HL_TRY(hl_session_program(s, batch_size, false, type, &program));
     HL_TRY(hl_alloc_array((size_t)batch_size, (size_t)(classes + 1) * sizeof *results, "logits",
                           (void **)&results));
     float *losses = results + batch_size * classes;
@@ -99,11 +99,11 @@ hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, i
         status = hl_meter_create(model->classes, &meter);
     if (status == HL_OK)
         status = hl_session_open(&session, model, compute, 0);
-    if (status == HL_OK) {
-        hl_elem elem =
-            hl_model_elem(model, compute != NULL ? compute->precision : HL_PRECISION_DEFAULT, false);
-        status = hl_evaluation_run(&session, loader, batch_size, elem, meter, NULL, NULL, &stopped);
-    }
+    hl_number_type type;
+    if (status == HL_OK)
+        status = hl_model_number_type(model, compute, false, &type);
+    if (status == HL_OK)
+        status = hl_evaluation_run(&session, loader, batch_size, type, meter, NULL, NULL, &stopped);
     if (status == HL_OK)
         status = hl_meter_read(meter, metrics);
     if (status == HL_OK && confusion != NULL)

@@ -13,7 +13,7 @@ hl_status hl_evaluation_loader(const hl_model *model, const hl_dataset *data, hl
 /* Resets the meter and runs all batches, which the loader makes of at most `batch` images. Between batches
  * `stop` (may be NULL) is asked whether to give up, which *stopped tells. A logit that is not finite is
  * HL_E_NONFINITE. */
-hl_status hl_evaluation_run(hl_session *session, hl_loader *loader, int64_t batch, hl_elem elem,
+hl_status hl_evaluation_run(hl_session *session, hl_loader *loader, int64_t batch, hl_number_type type,
                             hl_meter *meter, bool (*stop)(void *user), void *user, bool *stopped);
 
 #endif

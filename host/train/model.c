@@ -300,7 +300,14 @@ hl_status hl_model_place(hl_model *m, const hl_compute *compute)
 {
     if (m->backend != NULL)
         return HL_OK;
-    HL_TRY(hl_cpu_backend_open(compute != NULL ? compute->threads : 0, &m->log, &m->backend));
+    hl_backend_options options = {.log = &m->log};
+    if (compute != NULL) {
+        options.device = compute->device;
+        options.threads = compute->threads;
+        options.deterministic = compute->deterministic;
+        options.autotune = compute->autotune;
+    }
+    HL_TRY(hl_backend_open(&options, &m->backend));
     hl_status status = hl_graph_place(m->graph, m->backend);
     if (status != HL_OK) {
         hl_placement_destroy(m->graph);
@@ -310,11 +317,33 @@ hl_status hl_model_place(hl_model *m, const hl_compute *compute)
     return status;
 }
 
-hl_elem hl_model_elem(const hl_model *m, hl_precision precision, bool training)
+static const char *const precision_names[] = {"default", "fp32", "tf32", "bf16", "fp16"};
+
+hl_status hl_model_number_type(const hl_model *m, const hl_compute *compute, bool training,
+                               hl_number_type *type)
 {
-    bool native = m->backend->ops->is_native(m->backend, HL_ELEM_BF16);
-    bool half = precision == HL_PRECISION_BF16 || (precision == HL_PRECISION_DEFAULT && training && native);
-    return half ? HL_ELEM_BF16 : HL_ELEM_F32;
+    static const hl_elem elems[] = {HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_BF16, HL_ELEM_F16};
+    const hl_backend_ops *ops = m->backend->ops;
+    hl_precision precision = compute != NULL ? compute->precision : HL_PRECISION_DEFAULT;
+    if (precision == HL_PRECISION_DEFAULT)
+        precision =
+            training && ops->is_native(m->backend, HL_ELEM_BF16) ? HL_PRECISION_BF16 : HL_PRECISION_FP32;
+    *type = (hl_number_type){.elem = elems[precision], .tf32 = precision == HL_PRECISION_TF32};
+    if (!ops->computes(m->backend, type->elem) || (type->tf32 && m->backend->host_memory)) {
+        char subject[32];
+        snprintf(subject, sizeof subject, "--precision %s", precision_names[precision]);
+        return hl_fail(HL_E_UNSUPPORTED, subject, "choose fp32 or bf16", "%s does not compute in it",
+                       m->backend->device);
+    }
+    return HL_OK;
+}
+
+const char *hl_number_type_name(hl_number_type type)
+{
+    return type.tf32                   ? "tf32"
+           : type.elem == HL_ELEM_BF16 ? "bf16"
+           : type.elem == HL_ELEM_F16  ? "fp16"
+                                       : "fp32";
 }
 
 void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_compile_options *options)

@@ -32,8 +32,18 @@ struct hl_model {
  * threads. */
 hl_status hl_model_place(hl_model *model, const hl_compute *compute);
 
-/* Activations' element type for a precision; `training` decides what the default is. */
-hl_elem hl_model_elem(const hl_model *model, hl_precision precision, bool training);
+/* What numbers are computed with: the element type of activations, and whether products may be rounded to
+ * tf32. */
+typedef struct hl_number_type {
+    hl_elem elem;
+    bool tf32;
+} hl_number_type;
+/* Of compute->precision (`compute` may be NULL); `training` decides what the default is. HL_E_UNSUPPORTED
+ * where the device has it not. */
+hl_status hl_model_number_type(const hl_model *model, const hl_compute *compute, bool training,
+                               hl_number_type *type);
+/* "fp32", "tf32", "bf16", "fp16" */
+const char *hl_number_type_name(hl_number_type type);
 
 /* Fills in what programs of this model have in common. */
 void hl_model_compile_options(const hl_model *model, hl_exec projection, hl_compile_options *options);

@@ -28,8 +28,9 @@ static hl_status start(predictor *p, hl_model *model, int64_t batch_size, const 
     HL_TRY(hl_alloc_array((size_t)batch_size, 1, "images", (void **)&p->flips));
     HL_TRY(hl_alloc_array((size_t)batch_size, sizeof *p->labels, "images", (void **)&p->labels));
     HL_TRY(hl_session_open(&p->session, model, compute, 0));
-    hl_elem elem = hl_model_elem(model, compute != NULL ? compute->precision : HL_PRECISION_DEFAULT, false);
-    return hl_session_program(&p->session, batch_size, false, elem, &p->program);
+    hl_number_type type;
+    HL_TRY(hl_model_number_type(model, compute, false, &type));
+    return hl_session_program(&p->session, batch_size, false, type, &p->program);
 }
 
 static void stop(predictor *p)
@@ -72,7 +73,7 @@ static hl_status run_batch(predictor *p, const char *const *paths, int64_t first
             return hl_fail_nomem("message", strlen(hl_last_error()));
     }
     const hl_batch batch = {.images = p->pixels, .flips = p->flips, .labels = p->labels, .count = n};
-    HL_TRY(hl_session_feed(&p->session, p->program, &batch, p->image_bytes));
+    HL_TRY(hl_session_feed(&p->session, p->program, &batch, p->image_bytes, NULL));
     HL_TRY(hl_program_forward(p->program));
     HL_TRY(p->session.backend->ops->finish(p->session.backend));
     float *out = logits + first * classes;

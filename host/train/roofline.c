@@ -33,12 +33,13 @@ static hl_status time_runs(hl_backend *backend, hl_program *program, double *gfl
     return HL_OK;
 }
 
-hl_status hl_measure_peak(hl_backend *backend, hl_elem elem, double *gflops)
+hl_status hl_measure_peak(hl_backend *backend, hl_number_type type, double *gflops)
 {
     hl_graph *graph = NULL;
     hl_program *program = NULL;
-    const hl_run_state run = {.clip = 1.0f, .grad_scale = 1.0f};
-    const hl_compile_options options = {.batch = BATCH, .raw_input = true, .elem = elem, .run = &run};
+    const hl_run_state run = {.grad_scale = 1.0f};
+    const hl_compile_options options = {
+        .batch = BATCH, .raw_input = true, .elem = type.elem, .tf32 = type.tf32, .run = &run};
     hl_status status = build(&graph);
     if (status == HL_OK)
         status = hl_graph_place(graph, backend);

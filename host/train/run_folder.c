@@ -234,15 +234,15 @@ static json_t *result_object(int64_t epoch, const hl_metrics *m)
 }
 
 hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const hl_dataset *data,
-                                const hl_train_options *o, hl_elem elem, const hl_train_result *r)
+                                const hl_train_options *o, hl_number_type type, const hl_train_result *r)
 {
     hl_model_counts counts;
     hl_model_count_params(model, &counts);
     json_t *summary =
         json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I}", "model", hl_model_name(model), "method",
-                  model->method.info->name, "method_options", hl_model_method(model), "device", "cpu",
-                  "precision", elem == HL_ELEM_BF16 ? "bf16" : "fp32", "seed", (json_int_t)o->seed, "epochs",
-                  (json_int_t)r->epochs, "steps", (json_int_t)r->steps);
+                  model->method.info->name, "method_options", hl_model_method(model), "device",
+                  model->backend->device, "precision", hl_number_type_name(type), "seed", (json_int_t)o->seed,
+                  "epochs", (json_int_t)r->epochs, "steps", (json_int_t)r->steps);
     json_t *numbers = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "norm", hl_norm_mode_name(model->norm),
                                 "trainable_params", (json_int_t)counts.trainable, "trainable_conv_params",
                                 (json_int_t)counts.trainable_conv, "total_params", (json_int_t)counts.total,

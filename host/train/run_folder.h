@@ -34,7 +34,8 @@ hl_status hl_run_folder_log_epoch(hl_run_folder *folder, const hl_epoch_record *
 
 /* summary.json: what was run and what came out. */
 hl_status hl_run_folder_summary(hl_run_folder *folder, const hl_model *model, const hl_dataset *data,
-                                const hl_train_options *options, hl_elem elem, const hl_train_result *result);
+                                const hl_train_options *options, hl_number_type type,
+                                const hl_train_result *result);
 
 /* curves.png by gnuplot from metrics.csv; without gnuplot a note in the log and nothing else. */
 void hl_run_folder_curves(hl_run_folder *folder, const hl_log *log);

@@ -7,7 +7,7 @@ hl_status hl_session_open(hl_session *s, hl_model *model, const hl_compute *comp
 {
     *s = (hl_session){.model = model,
                       .projection = compute != NULL ? compute->projection : HL_EXEC_AUTO,
-                      .run = {.seed = seed, .grad_scale = 1.0f, .clip = 1.0f}};
+                      .run = {.seed = seed, .grad_scale = 1.0f}};
     HL_TRY(hl_model_place(model, compute));
     s->backend = model->backend;
     return HL_OK;
@@ -25,25 +25,34 @@ void hl_session_changed(hl_session *s)
     s->version++;
 }
 
-static hl_status compile(hl_session *s, int64_t batch, bool training, hl_elem elem, hl_program **program)
+static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_type type,
+                         hl_program **program)
 {
     hl_compile_options options;
     hl_model_compile_options(s->model, s->projection, &options);
     options.batch = batch;
     options.training = training;
-    options.elem = elem;
-    options.smoothing = training ? s->smoothing : 0.0f;
+    options.elem = type.elem;
+    options.tf32 = type.tf32;
     options.run = &s->run;
+    if (training) {
+        options.smoothing = s->smoothing;
+        options.mix = s->mix;
+        options.record = s->record;
+        options.update = s->update;
+    }
     return hl_program_compile(s->model->graph, s->backend, &options, program);
 }
 
-hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_elem elem, hl_program **program)
+hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_number_type type,
+                             hl_program **program)
 {
     int slot = 0;
     bool found = false;
     for (int i = 0; i < HL_SESSION_PROGRAMS && !found; i++) {
         found = s->slots[i].program != NULL && s->slots[i].batch == batch &&
-                s->slots[i].training == training && s->slots[i].elem == elem;
+                s->slots[i].training == training && s->slots[i].type.elem == type.elem &&
+                s->slots[i].type.tf32 == type.tf32;
         if (found || s->slots[i].used < s->slots[slot].used)
             slot = i;
     }
@@ -52,26 +61,58 @@ hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_ele
         hl_program_destroy(s->slots[slot].program);
         s->slots[slot].program = NULL;
         s->slots[slot].used = 0;
-        HL_TRY(compile(s, batch, training, elem, &s->slots[slot].program));
+        HL_TRY(compile(s, batch, training, type, &s->slots[slot].program));
         s->slots[slot].batch = batch;
         s->slots[slot].training = training;
-        s->slots[slot].elem = elem;
+        s->slots[slot].type = type;
     }
-    if (!found || s->slots[slot].version != s->version)
+    s->stale = !found || s->slots[slot].version != s->version;
+    if (s->stale && !training) {
         HL_TRY(hl_program_refresh(s->slots[slot].program));
+        s->stale = false;
+    }
     s->slots[slot].version = s->version;
     s->slots[slot].used = ++s->uses;
     *program = s->slots[slot].program;
     return HL_OK;
 }
 
-hl_status hl_session_feed(hl_session *s, hl_program *program, const hl_batch *batch, int64_t image_bytes)
+hl_status hl_session_train(hl_session *s, hl_program *program, bool update)
 {
-    const hl_backend_ops *ops = s->backend->ops;
+    HL_TRY(hl_program_train(program, (s->stale ? HL_PROGRAM_REFRESH : 0) | (update ? HL_PROGRAM_UPDATE : 0)));
+    s->run.micro_step++;
+    s->stale = false;
+    if (update) {
+        s->run.step++;
+        hl_session_changed(s);
+    }
+    return HL_OK;
+}
+
+hl_status hl_session_feed(hl_session *s, hl_program *program, const hl_batch *batch, int64_t image_bytes,
+                          const hl_mix *mixes)
+{
     size_t n = (size_t)batch->count;
-    HL_TRY(ops->upload(s->backend, hl_program_images(program), batch->images, n * (size_t)image_bytes));
-    HL_TRY(ops->upload(s->backend, hl_program_flips(program), batch->flips, n));
-    return ops->upload(s->backend, hl_program_labels(program), batch->labels, n * sizeof(int32_t));
+    const hl_feed parts[] = {{hl_program_images(program), batch->images, n * (size_t)image_bytes},
+                             {hl_program_flips(program), batch->flips, n},
+                             {hl_program_labels(program), batch->labels, n * sizeof(int32_t)},
+                             {hl_program_mixes(program), mixes, n * sizeof(hl_mix)}};
+    return s->backend->ops->feed(s->backend, parts, hl_program_mixes(program) != NULL ? 4 : 3);
+}
+
+static hl_status take_buffer(void *backend, size_t bytes, void **buffer)
+{
+    return ((hl_backend *)backend)->ops->alloc_host(backend, bytes, buffer);
+}
+
+static void give_buffer(void *backend, void *buffer)
+{
+    ((hl_backend *)backend)->ops->free_host(backend, buffer);
+}
+
+hl_loader_memory hl_session_loader_memory(hl_session *s)
+{
+    return (hl_loader_memory){.take = take_buffer, .give = give_buffer, .user = s->backend};
 }
 
 hl_transform hl_session_transform(const hl_model *model, hl_augment augment)
@@ -83,14 +124,14 @@ hl_transform hl_session_transform(const hl_model *model, hl_augment augment)
                           .augment = augment};
 }
 
-const char *hl_precision_name(hl_elem elem)
-{
-    return elem == HL_ELEM_BF16 ? "bf16" : elem == HL_ELEM_F16 ? "fp16" : "fp32";
-}
-
-int64_t hl_peak_memory(void)
+int64_t hl_peak_memory(const hl_backend *backend)
 {
     struct rusage usage;
+    size_t available, peak = 0;
+    if (backend->ops->memory != NULL) {
+        backend->ops->memory((hl_backend *)backend, &available, &peak);
+        return (int64_t)peak;
+    }
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
 }
 

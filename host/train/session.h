@@ -13,43 +13,55 @@ typedef struct hl_session {
     hl_model *model;
     hl_backend *backend;
     hl_exec projection;
-    float smoothing; /* of the labels, in training */
+    hl_number_type type; /* of training programs */
+    float smoothing;     /* of the labels, in training */
+    bool mix;            /* training images are mixed */
+    /* Of the optimizer whose training programs these are; NULL without one. */
+    hl_train_record *record;
+    hl_step *update;
     hl_run_state run;
     /* The programs in use; the one that was not used for longest makes room. */
     struct {
         hl_program *program;
         int64_t batch;
         bool training;
-        hl_elem elem;
+        hl_number_type type;
         uint64_t used, version;
     } slots[HL_SESSION_PROGRAMS];
     uint64_t uses, version; /* version: of the parameters */
     bool compiled;          /* the last hl_session_program made a new program */
+    bool stale;             /* its effective weights are older than the parameters */
 } hl_session;
 
 /* Places the model's parameters if they are not placed yet. `compute` may be NULL. */
 hl_status hl_session_open(hl_session *session, hl_model *model, const hl_compute *compute, uint64_t seed);
 void hl_session_close(hl_session *session); /* of zeros: nothing to do */
 
-/* The program for a batch size and mode, with effective weights that fit the parameters; valid until the next
- * call. */
-hl_status hl_session_program(hl_session *session, int64_t batch, bool training, hl_elem elem,
+/* The program for a batch size and mode; valid until the next call. Effective weights of programs that do not
+ * train are brought up to date; for those that do, `stale` says whether the next run must (hl_session_train
+ * does). */
+hl_status hl_session_program(hl_session *session, int64_t batch, bool training, hl_number_type type,
                              hl_program **program);
+/* One batch through a training program of this session, and with `update` the optimizer step. */
+hl_status hl_session_train(hl_session *session, hl_program *program, bool update);
 /* Parameters or running statistics have changed. */
 void hl_session_changed(hl_session *session);
 
-/* Copies a batch, of at most the program's size, to where the program reads it. */
+/* Copies a batch, of at most the program's size, to where the program reads it; `mixes` of as many images, or
+ * NULL. The memory may be reused when the next feed or finish has returned (at once where the backend has
+ * host_memory). */
 hl_status hl_session_feed(hl_session *session, hl_program *program, const hl_batch *batch,
-                          int64_t image_bytes);
+                          int64_t image_bytes, const hl_mix *mixes);
+
+/* Buffers for loaders that this session's batches come from. */
+hl_loader_memory hl_session_loader_memory(hl_session *session);
 
 /* How images of a model are prepared. */
 hl_transform hl_session_transform(const hl_model *model, hl_augment augment);
 
-/* "bf16", "fp32". */
-const char *hl_precision_name(hl_elem elem);
-
-/* Largest resident size of the process so far. */
-int64_t hl_peak_memory(void);
+/* Largest resident size of the process so far, or what was in use on the device where that has memory of its
+ * own. */
+int64_t hl_peak_memory(const hl_backend *backend);
 /* Seconds on a clock that only goes forward. */
 double hl_seconds(void);
 

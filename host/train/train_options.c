@@ -41,6 +41,8 @@ static hl_status check_ranges(const hl_train_options *o)
     HL_TRY(check_real("--momentum", o->momentum, 0.0, 0.9999));
     HL_TRY(check_real("--weight-decay", o->weight_decay, 0.0, 1e3));
     HL_TRY(check_real("--clip-grad", o->clip_grad, 0.0, 1e12));
+    HL_TRY(check_real("--mixup", o->mixup, 0.0, 100.0));
+    HL_TRY(check_real("--cutmix", o->cutmix, 0.0, 100.0));
     HL_TRY(check_real("--label-smoothing", o->label_smoothing, 0.0, 0.999));
     HL_TRY(check_real("--warmup-epochs", o->warmup_epochs, -1e6, 1e6));
     HL_TRY(check_real("--early-stop", o->early_stop, 0.0, 1e6));
@@ -78,14 +80,15 @@ hl_status hl_train_options_resolve(const hl_model *model, const hl_dataset *data
     o->log_every = o->log_every > 0 ? o->log_every : 20;
     o->head_lr_scale = o->head_lr_scale > 0.0 ? o->head_lr_scale : 1.0;
     if (o->lr == 0.0)
-        o->lr = o->optimizer == HL_SGD ? model->method.info->lr_sgd : model->method.info->lr_adam;
+        o->lr = o->optimizer == HL_SGD || o->optimizer == HL_LARS ? model->method.info->lr_sgd
+                                                                  : model->method.info->lr_adam;
     return HL_OK;
 }
 
 void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data, const hl_train_options *o,
-                                  hl_elem elem, hl_fingerprint *f)
+                                  hl_number_type type, hl_fingerprint *f)
 {
-    static const char *const optimizers[] = {"sgd", "adam", "adamw"},
+    static const char *const optimizers[] = {"sgd", "adam", "adamw", "lars"},
                              *const schedules[] = {"constant", "step", "cosine"},
                              *const augments[] = {"none", "flip", "standard"},
                              *const monitors[] = {"val_acc1", "val_loss", "val_acc_class", "val_auroc"};
@@ -102,7 +105,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
                        (double)p->std[1], (double)p->std[2]);
     hl_fingerprint_add(f, "training images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_TRAIN));
     hl_fingerprint_add(f, "validation images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_VAL));
-    hl_fingerprint_add(f, "precision", "%s", hl_precision_name(elem));
+    hl_fingerprint_add(f, "precision", "%s", hl_number_type_name(type));
     hl_fingerprint_add(f, "--projection-exec", "%s",
                        o->compute.projection == HL_EXEC_FOLD    ? "fold"
                        : o->compute.projection == HL_EXEC_CACHE ? "cache"
@@ -116,6 +119,8 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "--clip-grad", "%.17g", o->clip_grad);
     hl_fingerprint_add(f, "--schedule", "%s (warm-up %.17g)", schedules[o->schedule], o->warmup_epochs);
     hl_fingerprint_add(f, "--label-smoothing", "%.17g", o->label_smoothing);
+    hl_fingerprint_add(f, "--mixup", "%.17g (cutmix %.17g)", o->mixup, o->cutmix);
+    hl_fingerprint_add(f, "device", "%s", model->backend->host_memory ? "cpu" : "cuda");
     hl_fingerprint_add(f, "--augment", "%s%s", augments[o->augment], o->no_shuffle ? ", no shuffling" : "");
     hl_fingerprint_add(f, "--seed", "%llu", (unsigned long long)o->seed);
     hl_fingerprint_add(f, "--monitor", "%s", monitors[o->monitor]);

@@ -11,7 +11,7 @@ hl_status hl_train_options_resolve(const hl_model *model, const hl_dataset *data
 /* What a resumed run must have in common with its beginning. Not in it: how long to train, when to stop, what
  * to write, threads. */
 void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data, const hl_train_options *o,
-                                  hl_elem elem, hl_fingerprint *fingerprint);
+                                  hl_number_type type, hl_fingerprint *fingerprint);
 
 /* The number that decides which epoch is best; larger is better, NaN never is. */
 double hl_monitored(hl_monitor monitor, const hl_metrics *metrics);

@@ -23,6 +23,8 @@ static hl_status open_loaders(hl_trainer *t)
         .seed = o->seed,
         .shuffle = !o->no_shuffle,
         .bad_images = o->skip_bad_images ? HL_BAD_IMAGES_SKIP : HL_BAD_IMAGES_FAIL,
+        .depth = 4, /* one in use, one on its way to the device, two being made */
+        .memory = hl_session_loader_memory(&t->session),
         .log = o->compute.log,
     };
     HL_TRY(hl_loader_create(t->data, &options, &t->train));
@@ -83,6 +85,7 @@ static hl_status resume(hl_trainer *t)
 {
     HL_TRY(hl_checkpoint_load(hl_run_folder_file(t->folder, "state.safetensors"), t->model, t->optimizer,
                               t->run, &t->at, &t->fingerprint));
+    HL_TRY(hl_optimizer_write(t->optimizer, &t->at.record));
     HL_TRY(hl_run_folder_rewind(t->folder, t->at.log_bytes, t->at.csv_bytes));
     t->wall_before = t->at.wall_seconds;
     hl_session_changed(&t->session);
@@ -98,20 +101,23 @@ static hl_status start(hl_trainer *t)
     t->started = hl_seconds();
     HL_TRY(hl_train_options_resolve(t->model, t->data, o));
     HL_TRY(set_class_names(t->model, t->data));
+    HL_TRY(hl_session_open(&t->session, t->model, &o->compute, o->seed));
+    HL_TRY(hl_model_number_type(t->model, &o->compute, true, &t->type));
     HL_TRY(open_loaders(t));
     plan_steps(t);
-    HL_TRY(hl_session_open(&t->session, t->model, &o->compute, o->seed));
-    t->session.smoothing = (float)o->label_smoothing;
     t->run = &t->session.run;
-    t->elem = hl_model_elem(t->model, o->compute.precision, true);
     HL_TRY(hl_meter_create(t->model->classes, &t->meter));
-    HL_TRY(hl_alloc_array((size_t)o->batch_size, (size_t)t->model->classes * sizeof *t->logits, "logits",
-                          (void **)&t->logits));
-    HL_TRY(hl_alloc_array((size_t)o->batch_size, sizeof *t->losses, "losses", (void **)&t->losses));
-    HL_TRY(hl_optimizer_create(t->model, o, o->lr, t->run, &t->optimizer));
-    hl_train_options_fingerprint(t->model, t->data, o, t->elem, &t->fingerprint);
+    HL_TRY(hl_optimizer_create(t->model, o, o->lr, t->type.elem, t->run, &t->optimizer));
+    t->session.smoothing = (float)o->label_smoothing;
+    t->session.record = t->optimizer->record;
+    t->session.update = &t->optimizer->step;
+    t->session.mix = o->mixup > 0.0 || o->cutmix > 0.0;
+    if (t->session.mix)
+        HL_TRY(hl_alloc_array((size_t)o->batch_size, sizeof *t->mixes, "mixed images", (void **)&t->mixes));
+    hl_train_options_fingerprint(t->model, t->data, o, t->type, &t->fingerprint);
     t->label_entropy = label_entropy(t->data, o->label_smoothing);
     t->at.best_epoch = -1;
+    HL_TRY(hl_optimizer_read(t->optimizer, &t->at.record));
     /* The folder comes last: a run that cannot begin leaves none behind. */
     HL_TRY(hl_run_folder_open(o->out, o->resume, o->config, &checkpoint, &t->folder));
     return checkpoint ? resume(t) : HL_OK;
@@ -120,13 +126,12 @@ static hl_status start(hl_trainer *t)
 static void stop(hl_trainer *t)
 {
     hl_run_folder_close(t->folder);
-    hl_optimizer_destroy(t->optimizer);
-    hl_session_close(&t->session);
-    hl_loader_destroy(t->train);
+    hl_loader_destroy(t->train); /* its buffers are the session's */
     hl_loader_destroy(t->val);
+    hl_session_close(&t->session);
+    hl_optimizer_destroy(t->optimizer);
     hl_meter_destroy(t->meter);
-    free(t->logits);
-    free(t->losses);
+    free(t->mixes);
 }
 
 static double wall_seconds(const hl_trainer *t)
@@ -137,6 +142,7 @@ static double wall_seconds(const hl_trainer *t)
 /* state.safetensors is written last: what it says about the other files has happened by then. */
 hl_status hl_trainer_checkpoint(hl_trainer *t)
 {
+    HL_TRY(hl_optimizer_read(t->optimizer, &t->at.record));
     HL_TRY(hl_model_save_adapter(t->model, hl_run_folder_file(t->folder, "last.safetensors")));
     HL_TRY(hl_run_folder_position(t->folder, &t->at.log_bytes, &t->at.csv_bytes));
     t->at.wall_seconds = wall_seconds(t);
@@ -168,14 +174,15 @@ static hl_status end_epoch(hl_trainer *t)
 {
     hl_metrics metrics;
     HL_TRY(hl_meter_read(t->meter, &metrics));
+    double seen = (double)t->at.record.seen;
     double now = hl_monitored(t->options.monitor, &metrics),
            then = hl_monitored(t->options.monitor, &t->at.best);
     bool best = t->at.best_epoch < 0 || now > then || (isnan(then) && !isnan(now));
     hl_epoch_record record = {.epoch = t->at.epoch,
                               .step = (int64_t)t->run->step,
                               .lr = (double)t->run->lr,
-                              .train_loss = t->at.seen > 0 ? t->at.loss_sum / (double)t->at.seen : NAN,
-                              .train_acc1 = t->at.seen > 0 ? (double)t->at.correct / (double)t->at.seen : NAN,
+                              .train_loss = seen > 0.0 ? t->at.record.loss_sum / seen : NAN,
+                              .train_acc1 = seen > 0.0 ? (double)t->at.record.correct / seen : NAN,
                               .images_per_second = t->at.timed_seconds > 0.0
                                                        ? (double)t->at.timed_images / t->at.timed_seconds
                                                        : NAN,
@@ -195,8 +202,9 @@ static hl_status end_epoch(hl_trainer *t)
     hl_trainer_report(t, record.train_loss, &metrics);
     t->at.epoch++;
     t->at.epochs_done++;
-    t->at.batch = t->at.seen = t->at.correct = 0;
-    t->at.loss_sum = 0.0;
+    t->at.batch = t->at.record.seen = t->at.record.correct = 0;
+    t->at.record.loss_sum = 0.0;
+    HL_TRY(hl_optimizer_write(t->optimizer, &t->at.record));
     t->checkpoint_asked = false;
     return hl_trainer_checkpoint(t);
 }
@@ -215,7 +223,7 @@ static hl_status train(hl_trainer *t, bool *interrupted)
         /* The gradients of an unfinished step are dropped: the checkpoint stands before it. */
         if (!stopped) {
             hl_session_changed(&t->session);
-            HL_TRY(hl_evaluation_run(&t->session, t->val, t->val_batch, t->elem, t->meter, stop_wanted, t,
+            HL_TRY(hl_evaluation_run(&t->session, t->val, t->val_batch, t->type, t->meter, stop_wanted, t,
                                      &stopped));
         }
         if (stopped) {
@@ -239,8 +247,8 @@ static hl_status test(hl_trainer *t, hl_metrics *metrics)
             batch = t->options.batch_size < count ? t->options.batch_size : count;
     HL_TRY(hl_evaluation_loader(t->model, t->data, HL_SPLIT_TEST, batch, t->options.workers,
                                 t->options.skip_bad_images, log_of(t), &loader));
-    hl_status status =
-        hl_evaluation_run(&t->session, loader, batch, HL_ELEM_F32, t->meter, NULL, NULL, &stopped);
+    hl_status status = hl_evaluation_run(&t->session, loader, batch, (hl_number_type){.elem = HL_ELEM_F32},
+                                         t->meter, NULL, NULL, &stopped);
     hl_loader_destroy(loader);
     return status == HL_OK ? hl_meter_read(t->meter, metrics) : status;
 }
@@ -253,8 +261,8 @@ static hl_status finish(hl_trainer *t, hl_train_result *result)
     if (hl_dataset_count(t->data, HL_SPLIT_TEST) > 0)
         HL_TRY(test(t, &result->test));
     result->wall_seconds = wall_seconds(t);
-    result->peak_memory_bytes = hl_peak_memory();
-    HL_TRY(hl_run_folder_summary(t->folder, t->model, t->data, &t->options, t->elem, result));
+    result->peak_memory_bytes = hl_peak_memory(t->session.backend);
+    HL_TRY(hl_run_folder_summary(t->folder, t->model, t->data, &t->options, t->type, result));
     hl_run_folder_curves(t->folder, log_of(t));
     return HL_OK;
 }
@@ -270,7 +278,7 @@ static void fill_result(const hl_trainer *t, hl_train_result *result)
         .images_per_second =
             t->at.timed_seconds > 0.0 ? (double)t->at.timed_images / t->at.timed_seconds : NAN,
         .wall_seconds = wall_seconds(t),
-        .peak_memory_bytes = hl_peak_memory(),
+        .peak_memory_bytes = hl_peak_memory(t->session.backend),
     };
 }
 

@@ -12,7 +12,7 @@ typedef struct hl_trainer {
     hl_model *model;
     const hl_dataset *data;
     hl_train_options options; /* resolved */
-    hl_elem elem;
+    hl_number_type type;
     hl_session session;
     hl_optimizer_state *optimizer;
     hl_run_folder *folder;
@@ -25,13 +25,13 @@ typedef struct hl_trainer {
     hl_run_state *run; /* the session's */
     int64_t batches;   /* in an epoch */
     int64_t steps_per_epoch, steps, epochs, warmup_steps;
-    float *logits, *losses; /* of a training batch, on the host */
-    double label_entropy;   /* loss of the best guess that does not look at the image */
+    hl_mix *mixes;        /* of a batch, NULL where images are not mixed */
+    hl_batch held;        /* fed, and not yet released */
+    double label_entropy; /* loss of the best guess that does not look at the image */
     /* Within an optimizer step: */
     int64_t pending; /* batches whose gradients are summed */
     int64_t pending_images;
-    double pending_loss; /* sum of their mean losses */
-    bool cold;           /* it includes compiling a program, or is the first */
+    bool cold; /* it includes compiling a program, or is the first */
     double step_started, images_per_second;
     /* Of this process: */
     double started, wall_before;

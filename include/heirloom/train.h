@@ -9,7 +9,15 @@
 extern "C" {
 #endif
 
-typedef enum hl_precision { HL_PRECISION_DEFAULT, HL_PRECISION_FP32, HL_PRECISION_BF16 } hl_precision;
+/* tf32: fp32 whose products are rounded to 10 bits of fraction first, on GPUs. fp16: trained with dynamic
+ * loss scaling, on GPUs. */
+typedef enum hl_precision {
+    HL_PRECISION_DEFAULT,
+    HL_PRECISION_FP32,
+    HL_PRECISION_TF32,
+    HL_PRECISION_BF16,
+    HL_PRECISION_FP16
+} hl_precision;
 typedef enum hl_exec {
     HL_EXEC_AUTO,
     HL_EXEC_FOLD,
@@ -19,10 +27,13 @@ typedef enum hl_exec {
 /* Where and how to compute. */
 typedef struct hl_compute {
     hl_precision
-        precision; /* default: training bf16 where the processor has it, else fp32; eval and predict fp32 */
+        precision; /* default: training bf16 where the device has it, else fp32; eval and predict fp32 */
     hl_exec projection;
-    int threads;       /* 0: all cores */
-    const hl_log *log; /* NULL: silent */
+    const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cuda where one is usable, else cpu */
+    bool deterministic; /* the same bits every time; on the CPU it is always so */
+    bool autotune;      /* CUDA: implementations are chosen by timing them, and remembered */
+    int threads;        /* 0: all cores */
+    const hl_log *log;  /* NULL: silent */
 } hl_compute;
 
 /* Metrics of one pass over a split. */
@@ -33,7 +44,7 @@ typedef struct hl_metrics {
     double auroc;            /* two classes: area under the ROC curve of class 1's score; otherwise NaN */
 } hl_metrics;
 
-typedef enum hl_optimizer { HL_SGD, HL_ADAM, HL_ADAMW } hl_optimizer;
+typedef enum hl_optimizer { HL_SGD, HL_ADAM, HL_ADAMW, HL_LARS } hl_optimizer;
 typedef enum hl_schedule { HL_SCHEDULE_CONSTANT, HL_SCHEDULE_STEP, HL_SCHEDULE_COSINE } hl_schedule;
 typedef enum hl_monitor {
     HL_MONITOR_ACC1,
@@ -63,11 +74,13 @@ typedef struct hl_train_options {
     hl_optimizer optimizer;
     double lr;                      /* 0: the method's default */
     double head_lr_scale;           /* times lr; 0: 1 */
-    double momentum;                /* SGD (Nesterov) */
+    double momentum;                /* SGD (Nesterov), LARS */
     double weight_decay, clip_grad; /* clip_grad 0: none */
     hl_schedule schedule;
     double warmup_epochs; /* below 0: a twentieth of the run */
     double label_smoothing;
+    double mixup,
+        cutmix; /* parameters of their beta distributions; 0: without; both: one of them, batch by batch */
     hl_augment augment;
     bool no_shuffle;
     int workers; /* decoding threads */

@@ -14,6 +14,7 @@ enum { SIZE = 20011, STEPS = 5 };
 typedef struct rig {
     step_harness h;
     hl_step *step;
+    hl_train_record record;
     float value[SIZE + 2], grad[SIZE + 2], moment1[SIZE + 2], moment2[SIZE + 2];
 } rig;
 
@@ -26,8 +27,10 @@ static rig *rig_make(hl_optimize_attr attr)
     attr.value = r->value + 1;
     attr.grad = r->grad + 1;
     attr.moment1 = r->moment1 + 1;
-    attr.moment2 = attr.kind == HL_OPTIMIZER_SGD ? NULL : r->moment2 + 1;
+    attr.moment2 = attr.kind == HL_OPTIMIZER_SGD || attr.kind == HL_OPTIMIZER_LARS ? NULL : r->moment2 + 1;
     r->step->optimize = attr;
+    r->record.loss_scale = 1.0;
+    r->step->record = &r->record;
     harness_build(&r->h);
     return r;
 }
@@ -123,14 +126,15 @@ static void reference(const hl_optimize_attr *o, double lr, double decay, double
 static void expect_segments(const golden_case *g)
 {
     /* Ragged lengths, a gap that nobody owns, one longer than a thread's chunk. */
-    static const hl_segment segments[] = {
-        {0, 1, 1.0f, 0.0f}, {1, 37, 0.1f, 0.05f}, {100, SIZE - 100, 2.0f, 0.01f}};
+    static const hl_segment segments[] = {{0, 1, 1.0f, 0.0f, 0.0f, false},
+                                          {1, 37, 0.1f, 0.05f, 0.0f, false},
+                                          {100, SIZE - 100, 2.0f, 0.01f, 0.0f, false}};
     hl_optimize_attr attr = g->attr;
     attr.segments = segments;
     attr.segment_count = 3;
     rig *r = rig_make(attr);
     r->h.run.lr = g->lr;
-    r->h.run.clip = 0.5f;
+    r->record.loss_scale = 2.0; /* gradients are halved */
     state *want = calloc(SIZE, sizeof *want);
     hl_rng rng = hl_rng_make(1, HL_STREAM_TEST, 0, 0);
     for (int i = 0; i < SIZE; i++) {
@@ -157,7 +161,7 @@ static void expect_segments(const golden_case *g)
     rig_drop(r);
 }
 
-Test(cpu_optimize, segments_have_their_own_rates_and_gradients_are_clipped)
+Test(cpu_optimize, segments_have_their_own_rates_and_gradients_are_unscaled)
 {
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++)
         expect_segments(&goldens[k]);
@@ -181,18 +185,106 @@ Test(cpu_optimize, a_rate_of_zero_changes_nothing)
     }
 }
 
-Test(cpu_optimize, a_gradient_that_is_not_finite_reaches_the_value)
+/* One segment of three values 1, 2, 2 with gradients 3, 0, 4: norms 3 and 5. */
+static rig *small_rig(hl_optimize_attr attr, hl_segment *segment)
 {
-    for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++) {
-        hl_segment segment = {.first = 0, .count = 1, .lr_scale = 1.0f};
-        hl_optimize_attr attr = goldens[k].attr;
-        attr.segments = &segment;
-        attr.segment_count = 1;
-        rig *r = rig_make(attr);
-        r->h.run.lr = 0.1f;
-        r->grad[1] = NAN;
-        one_step(r, 0);
-        cr_assert(isnan(r->value[1]), "%s", goldens[k].name);
-        rig_drop(r);
-    }
+    static const float values[] = {1.0f, 2.0f, 2.0f}, grads[] = {3.0f, 0.0f, 4.0f};
+    attr.segments = segment;
+    attr.segment_count = 1;
+    rig *r = rig_make(attr);
+    r->h.run.lr = 0.1f;
+    memcpy(r->value + 1, values, sizeof values);
+    memcpy(r->grad + 1, grads, sizeof grads);
+    return r;
+}
+
+static void expect_values(const rig *r, double a, double b, double c)
+{
+    const double want[] = {a, b, c}, got[] = {(double)r->value[1], (double)r->value[2], (double)r->value[3]};
+    expect_close("values", HL_ELEM_F32, got, want, 3, 4.0, 16.0);
+}
+
+Test(cpu_optimize, long_gradients_are_scaled_to_the_norm_asked_for)
+{
+    hl_segment segment = {.count = 3, .lr_scale = 1.0f};
+    rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_SGD, .clip_norm = 1.0f}, &segment);
+    one_step(r, 0);
+    cr_assert_float_eq(r->record.grad_norm, 5.0, 1e-12);
+    expect_values(r, 1.0 - 0.1 * 3.0 / 5.0, 2.0, 2.0 - 0.1 * 4.0 / 5.0);
+    rig_drop(r);
+}
+
+Test(cpu_optimize, lars_scales_a_layers_rate_by_its_norms)
+{
+    hl_segment segment = {.count = 3, .lr_scale = 1.0f, .weight_decay = 0.5f, .adapt = true};
+    rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_LARS, .trust = 0.01f}, &segment);
+    one_step(r, 0);
+    double local = 0.1 * 0.01 * 3.0 / (5.0 + 0.5 * 3.0);
+    expect_values(r, 1.0 - local * (3.0 + 0.5), 2.0 - local * 1.0, 2.0 - local * (4.0 + 1.0));
+    rig_drop(r);
+    segment.adapt = false;
+    r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_LARS, .trust = 0.01f}, &segment);
+    one_step(r, 0);
+    expect_values(r, 1.0 - 0.1 * 3.5, 2.0 - 0.1, 2.0 - 0.1 * 5.0);
+    rig_drop(r);
+}
+
+Test(cpu_optimize, from_the_first_gradient_that_is_not_finite_nothing_is_updated)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++)
+        for (int b = 0; b < 3; b++) {
+            hl_segment segment = {.count = 3, .lr_scale = 1.0f, .weight_decay = 0.1f};
+            rig *r = small_rig(goldens[k].attr, &segment);
+            r->grad[2] = bad[b];
+            one_step(r, 6);
+            expect_values(r, 1.0, 2.0, 2.0);
+            cr_assert_eq(r->record.bad_step, 7);
+            r->grad[2] = 0.0f;
+            one_step(r, 7);
+            expect_values(r, 1.0, 2.0, 2.0);
+            cr_assert(r->record.bad_step == 7 && r->record.updates == 0, "%s", goldens[k].name);
+            rig_drop(r);
+        }
+}
+
+Test(cpu_optimize, a_loss_that_is_not_finite_stops_updates_too)
+{
+    hl_segment segment = {.count = 3, .lr_scale = 1.0f};
+    rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_SGD}, &segment);
+    r->record.pending = 1;
+    r->record.pending_loss = NAN;
+    one_step(r, 0);
+    expect_values(r, 1.0, 2.0, 2.0);
+    cr_assert(r->record.bad_step == 1 && isnan(r->record.step_loss) && r->record.pending == 0);
+    rig_drop(r);
+}
+
+Test(cpu_optimize, an_overflow_of_scaled_gradients_halves_the_scale_and_costs_one_step)
+{
+    hl_segment segment = {.count = 3, .lr_scale = 1.0f};
+    rig *r = small_rig(
+        (hl_optimize_attr){
+            .kind = HL_OPTIMIZER_ADAM, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-8f, .scaling = true},
+        &segment);
+    r->record.loss_scale = 8.0;
+    r->record.good_steps = 5;
+    r->grad[1] = INFINITY;
+    one_step(r, 0);
+    expect_values(r, 1.0, 2.0, 2.0);
+    cr_assert(r->record.loss_scale == 4.0 && r->record.skipped == 1 && r->record.good_steps == 0);
+    cr_assert(r->record.updates == 0 && r->record.bad_step == 0);
+    r->grad[1] = 3.0f;
+    one_step(r, 1);
+    /* Adam's first update, whatever the step's number: each value moves by the rate. */
+    expect_values(r, 1.0 - 0.1, 2.0, 2.0 - 0.1);
+    r->record.good_steps = HL_LOSS_SCALE_STEPS - 1;
+    one_step(r, 2);
+    cr_assert(r->record.loss_scale == 8.0 && r->record.good_steps == 0 && r->record.updates == 2);
+    /* At scale 1 an infinite gradient is no overflow of scaling. */
+    r->record.loss_scale = 1.0;
+    r->grad[1] = INFINITY;
+    one_step(r, 3);
+    cr_assert(r->record.bad_step == 4 && r->record.skipped == 1);
+    rig_drop(r);
 }

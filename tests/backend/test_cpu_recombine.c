@@ -78,7 +78,7 @@ static void gated_open(gated *l, const gated_case *c, hl_elem elem, hl_act act, 
     l->recombine =
         rig_step(rig, HL_STEP_RECOMBINE, &last, l->s, l->b, l->residual, NULL, l->recombined, NULL, NULL);
     l->recombine_grad =
-        rig_step(rig, HL_STEP_RECOMBINE_GRAD, &conv, l->dy, l->s, NULL, NULL, NULL, NULL, NULL);
+        rig_step(rig, HL_STEP_RECOMBINE_GRAD, &conv, l->s, NULL, l->dy, NULL, NULL, NULL, NULL);
     l->fold = rig_step(rig, HL_STEP_FOLD, &conv, NULL, NULL, NULL, NULL, l->packed, NULL, NULL);
     l->conv = rig_step(rig, HL_STEP_CONV, &last, l->x, l->packed, l->b, l->residual, l->folded, NULL, NULL);
     l->weight = rig_step(rig, HL_STEP_CONV_WEIGHT, &conv, l->x, l->dy, NULL, NULL, l->dw, NULL, NULL);

@@ -84,11 +84,12 @@ Test(bad_input, of_command_lines)
         {"inspect --model resnet18 surplus", 2, "surplus"},
         {"train --data x --out y --model resnet18 --lr nan", 2, "--lr"},
         {"train --data x --out y --model resnet18 --epochs -1", 2, "--epochs"},
-        {"train --data x --out y --model resnet18 --mixup 0.2", 2, "not available"},
-        {"train --data x --out y --model resnet18 --optimizer lars", 2, "not available"},
+        {"train --data x --out y --model resnet18 --ema 0.9", 2, "not available"},
+        {"train --data x --out y --model resnet18 --schedule onecycle", 2, "not available"},
         {"train --data x --out y --model resnet18 --class-weights balanced", 2, "not available"},
-        {"bench --model resnet18 --precision fp16", 2, "not available"},
-        {"bench --model resnet18 --precision fp8", 2, "choices are fp32|bf16"},
+        {"bench --model resnet18 --precision fp16 --device cpu", 2, "does not compute in it"},
+        {"bench --model resnet18 --precision tf32 --device cpu", 2, "does not compute in it"},
+        {"bench --model resnet18 --precision fp8", 2, "choices are fp32|tf32|bf16|fp16"},
         {"inspect --model resnet18 --json=1", 2, "takes no value"},
         {"predict", 2, "IMAGE"},
         {"predict --model resnet18 --run x a.png", 2, "one of the two"},
@@ -108,7 +109,7 @@ Test(bad_input, of_configurations)
 {
     write_text("value.yaml", "model: resnet18\nepochs: -3\n");
     write_text("key.yaml", "colour: red\n");
-    write_text("planned.yaml", "optimizer: lars\n");
+    write_text("planned.yaml", "schedule: onecycle\n");
     program_fails(folder, "train --config @/value.yaml --data x --out @/run", 2,
                   "value.yaml, line 2: --epochs -3");
     program_fails(folder, "train --config @/key.yaml --data x --out @/run", 2, "key.yaml, line 1");

@@ -85,8 +85,7 @@ Test(commands, help_names_every_option_the_command_takes)
         "--init-from", "--label-smoothing", "--precision"};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         cr_assert_not_null(strstr(out, options[i]), "%s", options[i]);
-    static const char *const unavailable[] = {"--mixup",  "--class-weights", "lars",
-                                              "onecycle", "trivial",         "fp16"};
+    static const char *const unavailable[] = {"--ema", "--class-weights", "onecycle", "trivial"};
     char *completion = succeeds("--bash-completion"), *man = succeeds("--man");
     for (size_t i = 0; i < sizeof unavailable / sizeof *unavailable; i++) {
         cr_assert_null(strstr(out, unavailable[i]), "%s is not available, yet in the help", unavailable[i]);

@@ -300,7 +300,7 @@ Test(loader, buffers_come_from_and_return_to_the_given_memory)
     ledger l = {0, 0};
     hl_loader_memory memory = {take, give, &l};
     hl_loader_options options = options_with(HL_AUGMENT_NONE, 2);
-    options.memory = &memory;
+    options.memory = memory;
     hl_loader *loader = create(&options);
     free(copy_epoch(loader, 0, 0));
     hl_loader_destroy(loader);

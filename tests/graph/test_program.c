@@ -20,7 +20,7 @@ static void start(void)
 {
     cr_assert_eq(hl_cpu_backend_open(2, NULL, &cpu), HL_OK);
     cr_assert_eq(hl_graph_create(&graph), HL_OK);
-    run_state = (hl_run_state){.seed = 5, .grad_scale = 1.0f, .clip = 1.0f};
+    run_state = (hl_run_state){.seed = 5, .grad_scale = 1.0f};
     options = (hl_compile_options){
         .batch = BATCH, .training = true, .raw_input = true, .smoothing = 0.1f, .run = &run_state};
 }

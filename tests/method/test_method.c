@@ -270,7 +270,7 @@ static void logits_of(hl_graph *graph, hl_projection_exec exec, float out[BATCH 
 {
     hl_backend *cpu;
     hl_program *program;
-    const hl_run_state run = {.grad_scale = 1.0f, .clip = 1.0f};
+    const hl_run_state run = {.grad_scale = 1.0f};
     const hl_compile_options options = {.batch = BATCH, .raw_input = true, .projection = exec, .run = &run};
     cr_assert_eq(hl_cpu_backend_open(1, NULL, &cpu), HL_OK);
     cr_assert_eq(hl_graph_place(graph, cpu), HL_OK);

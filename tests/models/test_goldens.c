@@ -101,7 +101,7 @@ static void build(rig *r)
     }
     cr_assert_eq(hl_cpu_backend_open(2, NULL, &r->cpu), HL_OK, "%s", hl_last_error());
     cr_assert_eq(hl_graph_place(r->graph, r->cpu), HL_OK, "%s", hl_last_error());
-    r->run = (hl_run_state){.grad_scale = 1.0f, .clip = 1.0f};
+    r->run = (hl_run_state){.grad_scale = 1.0f};
 }
 
 static void compile(rig *r, bool training)

@@ -14,7 +14,7 @@ void rig_open(conv_rig *rig)
 {
     memset(rig, 0, sizeof *rig);
     cr_assert_eq(hl_cpu_backend_open(2, NULL, &rig->backend), HL_OK, "%s", hl_last_error());
-    rig->run = (hl_run_state){.grad_scale = 1.0f, .clip = 1.0f};
+    rig->run = (hl_run_state){.grad_scale = 1.0f};
 }
 
 void rig_close(conv_rig *rig)
@@ -136,7 +136,10 @@ void rig_build(conv_rig *rig)
 
 void rig_run(conv_rig *rig, hl_step *step)
 {
-    cr_assert_eq(rig->backend->ops->run(rig->backend, &step, 1), HL_OK, "%s", hl_last_error());
+    hl_sealed *list;
+    cr_assert_eq(rig->backend->ops->seal(rig->backend, &step, 1, &list), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(rig->backend->ops->run(rig->backend, list), HL_OK, "%s", hl_last_error());
+    rig->backend->ops->unseal(rig->backend, list);
     cr_assert_eq(rig->backend->ops->finish(rig->backend), HL_OK);
 }
 

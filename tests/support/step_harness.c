@@ -13,7 +13,7 @@ void harness_open(step_harness *h)
 {
     memset(h, 0, sizeof *h);
     cr_assert_eq(hl_cpu_backend_open(2, NULL, &h->backend), HL_OK, "%s", hl_last_error());
-    h->run = (hl_run_state){.seed = 1, .grad_scale = 1.0f, .clip = 1.0f};
+    h->run = (hl_run_state){.seed = 1, .grad_scale = 1.0f};
 }
 
 void harness_close(step_harness *h)
@@ -124,7 +124,10 @@ void harness_build(step_harness *h)
 
 void harness_run(step_harness *h, hl_step *step)
 {
-    cr_assert_eq(h->backend->ops->run(h->backend, &step, 1), HL_OK, "%s", hl_last_error());
+    hl_sealed *list;
+    cr_assert_eq(h->backend->ops->seal(h->backend, &step, 1, &list), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(h->backend->ops->run(h->backend, list), HL_OK, "%s", hl_last_error());
+    h->backend->ops->unseal(h->backend, list);
     cr_assert_eq(h->backend->ops->finish(h->backend), HL_OK);
     expect_guards(h->scratch, h->scratch_bytes, "scratch");
     for (int i = 0; i < h->tensor_count; i++)

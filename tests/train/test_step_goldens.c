@@ -75,7 +75,7 @@ static hl_model *create(const golden_case *c)
 /* The loss before each step goes to losses. */
 static void take_steps(hl_model *model, const golden_case *c, int steps, double *losses)
 {
-    hl_run_state run = {.grad_scale = 1.0f, .clip = 1.0f};
+    hl_run_state run = {.grad_scale = 1.0f};
     hl_compile_options options;
     hl_program *program;
     hl_optimizer_state *optimizer;
@@ -93,7 +93,8 @@ static void take_steps(hl_model *model, const golden_case *c, int steps, double 
     options.run = &run;
     cr_assert_eq(hl_program_compile(model->graph, model->backend, &options, &program), HL_OK, "%s",
                  hl_last_error());
-    cr_assert_eq(hl_optimizer_create(model, &train, 1e-3, &run, &optimizer), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_optimizer_create(model, &train, 1e-3, options.elem, &run, &optimizer), HL_OK, "%s",
+                 hl_last_error());
     formula_images(hl_program_images(program), BATCH * SIZE * SIZE * 3);
     for (int n = 0; n < BATCH; n++)
         hl_program_labels(program)[n] = n * 3 % CLASSES;

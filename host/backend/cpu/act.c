@@ -1,4 +1,5 @@
 /* ACT and ADD; and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
+#include "backend/cpu/act_grad.h"
 #include "backend/cpu/act_math.h"
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
@@ -86,26 +87,33 @@ HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *
     }
 }
 
-static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
+void hl_act_grad_range(hl_act act, const hl_tensor *operand, hl_tensor *const *gradients, int gradient_count,
+                       const hl_tensor *out, int64_t first, int64_t last)
 {
-    (void)cpu;
-    const hl_tensor *operand = step->in[0], *out = step->out[0];
-    int64_t count = hl_tensor_count(out);
-#pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < count; at += HL_TILE) {
+    for (int64_t at = first; at < last; at += HL_TILE) {
         float g[HL_TILE], v[HL_TILE];
-        int64_t n = count - at < HL_TILE ? count - at : HL_TILE;
-        hl_tile_load(step->in[1], at, n, g);
-        for (int i = 2; i < step->in_count; i++) {
-            hl_tile_load(step->in[i], at, n, v);
+        int64_t n = last - at < HL_TILE ? last - at : HL_TILE;
+        hl_tile_load(gradients[0], at, n, g);
+        for (int i = 1; i < gradient_count; i++) {
+            hl_tile_load(gradients[i], at, n, v);
             add_tile(v, g, n);
         }
         if (operand != NULL) {
             hl_tile_load(operand, at, n, v);
-            act_grad_tile(step->act.act, v, g, n);
+            act_grad_tile(act, v, g, n);
         }
         hl_tile_store(out, at, n, g);
     }
+}
+
+static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
+{
+    (void)cpu;
+    int64_t count = hl_tensor_count(step->out[0]);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE)
+        hl_act_grad_range(step->act.act, step->in[0], step->in + 1, step->in_count - 1, step->out[0], at,
+                          count - at < HL_TILE ? count : at + HL_TILE);
     return HL_OK;
 }
 

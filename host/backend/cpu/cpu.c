@@ -21,6 +21,7 @@ static const hl_cpu_op *const table[HL_STEP_KIND_COUNT] = {
     [HL_STEP_CONCAT] = &hl_cpu_concat,
     [HL_STEP_DROPOUT] = &hl_cpu_dropout,
     [HL_STEP_LOSS] = &hl_cpu_loss,
+    [HL_STEP_TALLY] = &hl_cpu_tally,
     [HL_STEP_CONV_DATA] = &hl_cpu_conv_data,
     [HL_STEP_CONV_WEIGHT] = &hl_cpu_conv_weight,
     [HL_STEP_WEIGHT_GRAD] = &hl_cpu_weight_grad,
@@ -73,6 +74,12 @@ static void cpu_free(hl_backend *backend, void *memory)
     free(memory);
 }
 
+static hl_status cpu_alloc_host(hl_backend *backend, size_t bytes, void **memory)
+{
+    (void)backend;
+    return hl_alloc(bytes, "input buffers", memory);
+}
+
 static hl_status cpu_upload(hl_backend *backend, void *to, const void *from_host, size_t bytes)
 {
     (void)backend;
@@ -107,11 +114,43 @@ static hl_status cpu_bind(hl_backend *backend, hl_step *step, void *scratch)
     return op->bind != NULL ? op->bind((hl_cpu *)backend, step, scratch) : HL_OK;
 }
 
-static hl_status cpu_run(hl_backend *backend, hl_step *const *steps, int count)
+struct hl_sealed {
+    int count;
+    hl_step *steps[];
+};
+
+static hl_status cpu_seal(hl_backend *backend, hl_step *const *steps, int count, hl_sealed **list)
+{
+    (void)backend;
+    size_t bytes = sizeof **list + (size_t)count * sizeof *steps;
+    *list = malloc(bytes);
+    if (*list == NULL)
+        return hl_fail_nomem("list of steps", bytes);
+    (*list)->count = count;
+    for (int i = 0; i < count; i++)
+        (*list)->steps[i] = steps[i];
+    return HL_OK;
+}
+
+static void cpu_unseal(hl_backend *backend, hl_sealed *list)
+{
+    (void)backend;
+    free(list);
+}
+
+static hl_status cpu_run(hl_backend *backend, hl_sealed *list)
 {
     hl_cpu *cpu = (hl_cpu *)backend;
+    for (int i = 0; i < list->count; i++)
+        HL_TRY(table[list->steps[i]->kind]->run(cpu, list->steps[i]));
+    return HL_OK;
+}
+
+static hl_status cpu_feed(hl_backend *backend, const hl_feed *parts, int count)
+{
+    (void)backend;
     for (int i = 0; i < count; i++)
-        HL_TRY(table[steps[i]->kind]->run(cpu, steps[i]));
+        memcpy(parts[i].to, parts[i].from, parts[i].bytes);
     return HL_OK;
 }
 
@@ -142,21 +181,33 @@ static bool cpu_is_native(hl_backend *backend, hl_elem elem)
     return elem == HL_ELEM_F32 || (elem == HL_ELEM_BF16 && ((hl_cpu *)backend)->bf16_native);
 }
 
+static bool cpu_computes(hl_backend *backend, hl_elem elem)
+{
+    (void)backend;
+    return elem == HL_ELEM_F32 || elem == HL_ELEM_BF16;
+}
+
 static const hl_backend_ops cpu_ops = {
     .name = "cpu",
     .close = cpu_close,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .alloc_host = cpu_alloc_host,
+    .free_host = cpu_free,
     .upload = cpu_upload,
     .download = cpu_download,
     .supports = cpu_supports,
     .prepare = cpu_prepare,
     .bind = cpu_bind,
+    .seal = cpu_seal,
+    .unseal = cpu_unseal,
     .run = cpu_run,
+    .feed = cpu_feed,
     .finish = cpu_finish,
     .release = cpu_release,
     .release_tensor = cpu_release_tensor,
     .is_native = cpu_is_native,
+    .computes = cpu_computes,
 };
 
 hl_status hl_cpu_backend_open(int threads, const hl_log *log, hl_backend **backend)
@@ -167,6 +218,7 @@ hl_status hl_cpu_backend_open(int threads, const hl_log *log, hl_backend **backe
         return hl_fail_nomem("CPU backend", sizeof *cpu);
     cpu->base.ops = &cpu_ops;
     cpu->base.host_memory = true;
+    strcpy(cpu->base.device, "cpu");
     cpu->base.threads = threads > 0 ? threads : omp_get_num_procs();
     if (log != NULL)
         cpu->base.log = *log;

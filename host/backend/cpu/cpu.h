@@ -35,7 +35,7 @@ extern const hl_cpu_op hl_cpu_input, hl_cpu_norm, hl_cpu_norm_grad, hl_cpu_norm_
 extern const hl_cpu_op hl_cpu_act, hl_cpu_act_grad, hl_cpu_add, hl_cpu_mul, hl_cpu_mul_grad;
 extern const hl_cpu_op hl_cpu_pool, hl_cpu_pool_grad, hl_cpu_global_pool, hl_cpu_global_pool_grad;
 extern const hl_cpu_op hl_cpu_concat, hl_cpu_concat_grad, hl_cpu_dropout, hl_cpu_dropout_grad, hl_cpu_loss,
-    hl_cpu_optimize;
+    hl_cpu_tally, hl_cpu_optimize;
 
 /* Turns a oneDNN status into ours, naming the layer. */
 hl_status hl_cpu_dnnl_status(dnnl_status_t status, const hl_step *step, const char *what);

@@ -1,5 +1,7 @@
-/* INPUT: bytes to normalised values, mirrored where asked for; or floats, only converted. */
+/* INPUT: bytes to normalised values, mirrored where asked for; or floats, only converted; mixed with another
+ * image of the batch where asked for. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
@@ -12,9 +14,9 @@ static hl_status check(const hl_cpu *cpu, const hl_step *step)
     const hl_tensor *x = step->in[0], *y = step->out[0];
     bool raw = step->input.raw;
     if ((y->elem != HL_ELEM_F32 && y->elem != HL_ELEM_BF16) || x->elem != (raw ? HL_ELEM_F32 : HL_ELEM_U8) ||
-        (!raw && x->shape.c > MAX_CHANNELS))
-        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL,
-                       "images have up to %d channels of bytes, or are floats", MAX_CHANNELS);
+        x->shape.c > (raw ? HL_TILE : MAX_CHANNELS))
+        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "images are floats, or bytes of up to %d channels",
+                       MAX_CHANNELS);
     return HL_OK;
 }
 
@@ -53,35 +55,69 @@ static void normalise(const table *t, const uint8_t *x, int64_t stride, int64_t 
             *out++ = t->value[c][x[c]];
 }
 
-static void normalise_row(const hl_step *step, int64_t row)
+/* Row `y` of image `n` as the network would see it alone, pixels [first, first + count). */
+static void load_pixels(const hl_step *step, int64_t n, int64_t y, int64_t first, int64_t count, float *out)
 {
-    const hl_tensor *x = step->in[0], *y = step->out[0];
-    int64_t channels = x->shape.c, width = x->shape.w, per_tile = HL_TILE / channels;
+    const hl_tensor *x = step->in[0], *flips = step->in[1];
+    int64_t channels = x->shape.c, width = x->shape.w, row = n * x->shape.h + y;
+    if (step->input.raw) {
+        memcpy(out, (const float *)x->data + (row * width + first) * channels,
+               (size_t)(count * channels) * sizeof *out);
+        return;
+    }
     const uint8_t *from = (const uint8_t *)x->data + row * width * channels;
-    bool mirrored = ((const uint8_t *)step->in[1]->data)[row / x->shape.h] != 0;
+    bool mirrored = flips != NULL && ((const uint8_t *)flips->data)[n] != 0;
+    if (mirrored)
+        normalise(step->exec, from + (width - 1 - first) * channels, -channels, count, channels, out);
+    else
+        normalise(step->exec, from + first * channels, channels, count, channels, out);
+}
+
+/* Mixes pixels [first, first + count) of row y with the partner's. */
+static void mix_pixels(const hl_step *step, const hl_mix *mix, int64_t y, int64_t first, int64_t count,
+                       float *v)
+{
+    float other[HL_TILE];
+    int64_t channels = step->in[0]->shape.c;
+    bool box = mix->bottom > mix->top && mix->right > mix->left;
+    if (mix->share == 1.0f && !box)
+        return;
+    load_pixels(step, mix->partner, y, first, count, other);
+    if (!box) {
+        for (int64_t i = 0; i < count * channels; i++)
+            v[i] = mix->share * v[i] + (1.0f - mix->share) * other[i];
+        return;
+    }
+    int64_t left = mix->left > first ? mix->left : first,
+            right = mix->right < first + count ? mix->right : first + count;
+    if (y >= mix->top && y < mix->bottom && right > left)
+        memcpy(v + (left - first) * channels, other + (left - first) * channels,
+               (size_t)((right - left) * channels) * sizeof *v);
+}
+
+static void make_row(const hl_step *step, int64_t row)
+{
+    const hl_tensor *x = step->in[0];
+    const hl_mix *mixes = step->in_count > 2 && step->in[2] != NULL ? step->in[2]->data : NULL;
+    int64_t channels = x->shape.c, width = x->shape.w, per_tile = HL_TILE / channels;
+    int64_t n = row / x->shape.h, y = row % x->shape.h;
     float v[HL_TILE];
-    for (int64_t p = 0; p < width; p += per_tile) {
-        int64_t n = width - p < per_tile ? width - p : per_tile;
-        const uint8_t *first = mirrored ? from + (width - 1 - p) * channels : from + p * channels;
-        normalise(step->exec, first, mirrored ? -channels : channels, n, channels, v);
-        hl_tile_store(y, (row * width + p) * channels, n * channels, v);
+    for (int64_t first = 0; first < width; first += per_tile) {
+        int64_t count = width - first < per_tile ? width - first : per_tile;
+        load_pixels(step, n, y, first, count, v);
+        if (mixes != NULL)
+            mix_pixels(step, &mixes[n], y, first, count, v);
+        hl_tile_store(step->out[0], (row * width + first) * channels, count * channels, v);
     }
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
-    const hl_tensor *x = step->in[0], *y = step->out[0];
-    int64_t count = hl_tensor_count(y), rows = x->shape.n * x->shape.h;
-    if (step->input.raw) {
-#pragma omp parallel for schedule(static)
-        for (int64_t at = 0; at < count; at += HL_TILE)
-            hl_tile_store(y, at, count - at < HL_TILE ? count - at : HL_TILE, (const float *)x->data + at);
-        return HL_OK;
-    }
+    int64_t rows = step->in[0]->shape.n * step->in[0]->shape.h;
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++)
-        normalise_row(step, row);
+        make_row(step, row);
     return HL_OK;
 }
 
