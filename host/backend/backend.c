@@ -41,8 +41,7 @@ hl_status hl_backend_probe(const char *device)
         return HL_OK;
     if (parse_cuda(device, &number))
         return probe_cuda(number);
-    return hl_fail(HL_E_ARG, "--device", "choose cpu, cuda or cuda:N", "\"%.40s\" is no such device",
-                   device);
+    return hl_fail(HL_E_ARG, "--device", "choose cpu, cuda or cuda:N", "\"%.40s\" is no such device", device);
 }
 
 hl_status hl_backend_open(const hl_backend_options *o, hl_backend **backend)
