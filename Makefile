@@ -29,15 +29,37 @@ ifeq ($(DEBUG),1)
 CFLAGS := -O0 -g3
 endif
 
+# CUDA=1 builds the CUDA backend; the default where nvcc is found. Sanitizer builds are for the host: without.
+# CUDA_ARCHS: compute capabilities to build kernels for; those of the devices present, else all that are supported.
+NVCC      ?= $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+CUDA      ?= $(if $(SANITIZE),0,$(if $(NVCC),1,0))
+CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..),/usr/local/cuda)
+CUDA_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u),\
+                80 86 89 90 100 120)
+CUDA_HEADERS := -isystem $(CUDA_HOME)/include
+ifeq ($(CUDA),1)
+ifeq ($(NVCC),)
+$(error CUDA=1, but nvcc was not found: put it on PATH or set NVCC=)
+endif
+INCLUDES  += -DHL_WITH_CUDA
+LIBS      += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -lcublasLt -lcudart_static -ldl -lrt -lstdc++
+NVCCFLAGS ?= -O3
+CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
+             -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+KERNEL_OBJECTS := $(patsubst %.cu,$(BUILD)/obj/%.o,$(wildcard kernels/*.cu))
+endif
+
 # V=1 shows the whole command lines.
 V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 
 COMPILE = $(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(INCLUDES) -DHL_VERSION='"$(VERSION)"' -MMD -MP
 
-LIB_SOURCES := $(filter-out host/cli/%,$(wildcard host/*/*.c host/*/*/*.c)) $(wildcard models/*.c)
+CUDA_SOURCES := $(wildcard host/backend/cuda/*.c)
+LIB_SOURCES := $(filter-out host/cli/% $(CUDA_SOURCES),$(wildcard host/*/*.c host/*/*/*.c)) $(wildcard models/*.c) \
+               $(if $(filter 1,$(CUDA)),$(CUDA_SOURCES))
 CLI_SOURCES := $(wildcard host/cli/*.c)
-LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_OBJECTS)
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 
 TEST_SOURCES   := $(wildcard tests/*/test_*.c)
@@ -52,6 +74,14 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "CC $<"
 	$(Q)$(COMPILE) -c $< -o $@
+
+$(BUILD)/obj/host/backend/cuda/%.o: INCLUDES += $(CUDA_HEADERS)
+
+$(BUILD)/obj/kernels/%.o: kernels/%.cu
+	@mkdir -p $(@D)
+	@echo "NVCC $< ($(CUDA_ARCHS))"
+	$(Q)$(NVCC) -std=c++17 $(NVCCFLAGS) $(CUDA_CODE) --threads 2 -Xcompiler=-fPIC,-fvisibility=hidden -Werror all-warnings \
+	    -lineinfo -Ihost -I. -MMD -MP -c $< -o $@
 
 $(BUILD)/libheirloom.a: $(LIB_OBJECTS)
 	@echo "AR $@"
@@ -147,6 +177,7 @@ help:
 	@echo "make fuzz      every parser on random input, FUZZ_SECONDS=30 each"
 	@echo "make lint      formatting, layering of includes, file length"
 	@echo "switches: SANITIZE=address|thread DEBUG=1 BUILD=DIR CC=COMPILER PREFIX=DIR"
+	@echo "          CUDA=0|1 (now $(CUDA)) CUDA_ARCHS=\"80 90\" NVCC=COMPILER CUDA_HOME=DIR"
 
 # Objects stay, also those that only test programs are made of.
 .SECONDARY:

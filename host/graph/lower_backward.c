@@ -151,7 +151,7 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     if (kept->fold == NULL || step == NULL || weights == NULL)
         return HL_E_NOMEM;
     if (weights != kept->fold->out[0])
-        kept->fold->out[1] = weights;
+        kept->fold->out[b->code->backend->one_packing ? 0 : 1] = weights;
     step->conv = hl_unit_conv_attr(b->code, unit);
     step->in[0] = dz;
     step->in[1] = weights;

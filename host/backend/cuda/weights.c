@@ -1,0 +1,93 @@
+/* FOLD, WEIGHT_GRAD, BIAS_GRAD: effective weights from parameters, and gradients back. */
+#include "backend/cuda/cuda.h"
+
+hl_expr_args hl_cuda_expr(const hl_weight_expr *e)
+{
+#define VALUE(p) ((p) != NULL ? (p)->value : NULL)
+    return (hl_expr_args){
+        .weight = e->weight->value,
+        .gate = VALUE(e->gate),
+        .bias = VALUE(e->bias),
+        .norm_scale = VALUE(e->norm_scale),
+        .norm_shift = VALUE(e->norm_shift),
+        .norm_mean = VALUE(e->norm_mean),
+        .norm_var = VALUE(e->norm_var),
+        .eps = e->eps,
+        .outputs = (int32_t)e->weight->shape[0],
+        .inputs = (int32_t)e->weight->shape[1],
+        .window = e->weight->ndim == 4 ? (int32_t)(e->weight->shape[2] * e->weight->shape[3]) : 1};
+#undef VALUE
+}
+
+static hl_packing packing(const hl_conv_attr *conv)
+{
+    return hl_cuda_is_depthwise(conv) ? HL_PACK_DEPTHWISE : HL_PACK_KRSC;
+}
+
+static hl_status check_counts(const hl_cuda *cuda, const hl_step *step)
+{
+    (void)cuda;
+    const hl_param *w = step->conv.expr->weight;
+    if (w->shape[0] > INT32_MAX || w->count > INT32_MAX)
+        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "%lld weights in one layer", (long long)w->count);
+    return HL_OK;
+}
+
+static hl_status fold_prepare(hl_cuda *cuda, hl_step *step)
+{
+    (void)cuda;
+    if (step->out[1] != NULL)
+        return hl_fail(HL_E_INTERNAL, step->name, NULL, "one packing serves both passes");
+    if (step->out[0] != NULL)
+        step->out[0]->bytes = (size_t)step->conv.expr->weight->count * hl_elem_size(step->out[0]->elem);
+    return HL_OK;
+}
+
+hl_fold_item hl_cuda_fold_item(const hl_step *step)
+{
+    const hl_tensor *packed = step->out[0], *bias = step->out[2];
+    return (hl_fold_item){.expr = hl_cuda_expr(step->conv.expr),
+                          .packing = packing(&step->conv),
+                          .subfunction_groups = step->conv.subfunction ? (int32_t)step->conv.groups : 0,
+                          .packed = hl_data(packed),
+                          .packed_elem = packed != NULL ? packed->elem : HL_ELEM_F32,
+                          .bias = hl_data(bias),
+                          .bias_elem = bias != NULL ? bias->elem : HL_ELEM_F32};
+}
+
+const hl_cuda_op hl_cuda_fold = {.check = check_counts, .prepare = fold_prepare};
+
+static hl_status weight_grad_run(hl_cuda *cuda, hl_step *step)
+{
+    const hl_weight_expr *e = step->conv.expr;
+    const hl_expr_args expr = hl_cuda_expr(e);
+    const hl_tensor *dw = step->in[0];
+    return HL_LAUNCHED(hl_launch_weight_grad(&expr, packing(&step->conv), dw->data, dw->elem,
+                                             e->gate != NULL && e->gate->trained ? e->gate->grad : NULL,
+                                             e->weight->trained ? e->weight->grad : NULL, cuda->run,
+                                             cuda->compute),
+                       step);
+}
+
+const hl_cuda_op hl_cuda_weight_grad = {.check = check_counts, .run = weight_grad_run};
+
+static hl_status bias_grad_prepare(hl_cuda *cuda, hl_step *step)
+{
+    (void)cuda;
+    step->scratch_bytes = hl_bias_grad_scratch(hl_rows(step->in[0]), step->in[0]->shape.c);
+    return HL_OK;
+}
+
+static hl_status bias_grad_run(hl_cuda *cuda, hl_step *step)
+{
+    const hl_expr_args expr = hl_cuda_expr(step->conv.expr);
+    const hl_tensor *dy = step->in[0];
+    return HL_LAUNCHED(hl_launch_bias_grad(&expr, dy->data, dy->elem, hl_rows(dy), dy->shape.c,
+                                           step->conv.expr->bias->grad, cuda->run, step->exec, cuda->compute),
+                       step);
+}
+
+const hl_cuda_op hl_cuda_bias_grad = {.check = hl_cuda_check_floats,
+                                      .prepare = bias_grad_prepare,
+                                      .bind = hl_cuda_bind_scratch,
+                                      .run = bias_grad_run};
