@@ -103,6 +103,27 @@ $(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
 
 $(BUILD)/obj/tests/%.o: STANDARD += -Itests
 
+# The CUDA kernels compiled for the CPU (tests/cuda_shim), which the tests of kernels run.
+CXX ?= c++
+SHIM_FLAGS = -std=c++17 -O2 -g -fopenmp -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror $(SANITIZER) -Itests/cuda_shim \
+             -Itests -Ihost -I. -MMD -MP
+SHIM_OBJECTS := $(patsubst %.cu,$(BUILD)/obj/shim/%.o,$(wildcard kernels/*.cu)) \
+                $(patsubst %.cpp,$(BUILD)/obj/shim/%.o,$(wildcard tests/cuda_shim/*.cpp))
+$(BUILD)/obj/shim/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "CXX $<"
+	$(Q)$(CXX) $(SHIM_FLAGS) -x c++ -c $< -o $@
+$(BUILD)/obj/shim/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "CXX $<"
+	$(Q)$(CXX) $(SHIM_FLAGS) -c $< -o $@
+
+$(BUILD)/tests/kernels/%: tests/kernels/%.c $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion \
+	    $(LIBS) -lstdc++
+
 # The example is built as a user would build it: against the public headers alone.
 $(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
@@ -182,4 +203,4 @@ help:
 # Objects stay, also those that only test programs are made of.
 .SECONDARY:
 
--include $(LIB_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
+-include $(LIB_OBJECTS:.o=.d) $(SHIM_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)

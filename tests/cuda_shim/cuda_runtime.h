@@ -1,0 +1,125 @@
+/* Stands in for the CUDA toolkit's header where kernels are compiled for the CPU, for tests. What is CUDA C beyond C++ is
+ * defined away or played by the functions of this shim:
+ *
+ * - A launch runs its blocks one after another. The threads of a block are fibers that give way at __syncthreads, at
+ *   __syncwarp and at warp operations, in an order that can be chosen: a missing barrier shows as a difference between
+ *   orders. Under the thread sanitizer they are threads of the system, ordered by barriers alone, and a race is reported.
+ * - A barrier that not all threads of a block reach, by the same line, ends the program with that line.
+ * - Shared memory is filled with NaN before each block (not under sanitizers, which see what this is for). */
+#ifndef CUDA_SHIM_CUDA_RUNTIME_H
+#define CUDA_SHIM_CUDA_RUNTIME_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <functional>
+#include <tuple>
+
+#include "cuda_shim/stream.hpp"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#ifdef __SANITIZE_THREAD__
+#define __shared__ static
+#elif defined(__SANITIZE_ADDRESS__)
+#define __shared__ static
+#else
+#define __shared__ static __attribute__((section("cuda_shared")))
+#endif
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
+};
+struct uint3 {
+    unsigned x, y, z;
+};
+
+extern thread_local uint3 cuda_shim_thread, cuda_shim_block;
+extern dim3 cuda_shim_block_size, cuda_shim_grid_size;
+#define threadIdx cuda_shim_thread
+#define blockIdx  cuda_shim_block
+#define blockDim  cuda_shim_block_size
+#define gridDim   cuda_shim_grid_size
+
+namespace cuda_shim
+{
+void barrier(const char *file, int line);
+void warp_barrier(const char *file, int line);
+/* The calling thread's place for a value that its warp reads. */
+void *slot(int lane);
+void run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel);
+
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, void *stream, A... arguments)
+{
+    std::tuple<P...> copies(arguments...);
+    cuda_shim_enqueue(stream, [=] {
+        run("kernel", grid, block, shared, [&] { std::apply(kernel, copies); });
+    });
+}
+
+template <typename T> T exchange(T value, int from, const char *file, int line)
+{
+    static_assert(sizeof(T) <= 16, "a warp exchanges up to 16 bytes");
+    memcpy(slot(-1), &value, sizeof value);
+    warp_barrier(file, line);
+    T other;
+    memcpy(&other, slot(from), sizeof other);
+    warp_barrier(file, line);
+    return other;
+}
+} // namespace cuda_shim
+
+#define __syncthreads() cuda_shim::barrier(__FILE__, __LINE__)
+#define __syncwarp(...) cuda_shim::warp_barrier(__FILE__, __LINE__)
+#define __shfl_xor_sync(mask, value, distance)                                                                         \
+    ((void)(mask), cuda_shim::exchange((value), (int)(threadIdx.x % 32) ^ (distance), __FILE__, __LINE__))
+#define __shfl_down_sync(mask, value, distance)                                                                        \
+    ((void)(mask), cuda_shim::exchange((value),                                                                        \
+                                       (int)(threadIdx.x % 32) + (distance) < 32                                       \
+                                           ? (int)(threadIdx.x % 32) + (distance)                                      \
+                                           : (int)(threadIdx.x % 32),                                                  \
+                                       __FILE__, __LINE__))
+#define __shfl_sync(mask, value, lane) ((void)(mask), cuda_shim::exchange((value), (lane) % 32, __FILE__, __LINE__))
+
+static inline float __fmul_rn(float a, float b)
+{
+    return a * b;
+}
+static inline float __fadd_rn(float a, float b)
+{
+    return a + b;
+}
+static inline float __fdiv_rn(float a, float b)
+{
+    return a / b;
+}
+static inline float __fsqrt_rn(float a)
+{
+    return sqrtf(a);
+}
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return (unsigned)(((uint64_t)a * b) >> 32);
+}
+
+/* Launches of the shim do not fail. */
+typedef int cudaError_t;
+typedef struct CUstream_st *cudaStream_t;
+#ifndef CUDA_SHIM_RUNTIME /* the double of the runtime defines them */
+enum { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+static inline cudaError_t cudaGetLastError()
+{
+    return cudaSuccess;
+}
+#endif
+
+#endif
