@@ -16,7 +16,7 @@ enum {
     HL_COLUMNS_PASSES = 8,    /* rows that a thread sums at least before its sum is written down */
     HL_COLUMNS_BLOCKS = 1024, /* of sums; more rows make longer chunks */
     HL_FINISH_COLUMNS = 32,
-    HL_FINISH_SLICES = 8,
+    HL_FINISH_SLICES = 16,
     HL_FINISH_THREADS = HL_FINISH_COLUMNS * HL_FINISH_SLICES
 };
 
@@ -125,12 +125,14 @@ static __device__ __forceinline__ float hl_finish_sum(const float *partial, int6
     int slice = (int)threadIdx.x / HL_FINISH_COLUMNS;
     float sum = 0.0f;
     if (column < columns)
+#pragma unroll 8
         for (int64_t k = slice; k < chunks; k += HL_FINISH_SLICES)
             sum += partial[k * columns + column];
     shared[threadIdx.x] = sum;
     __syncthreads();
     float total = 0.0f;
     if (slice == 0)
+#pragma unroll
         for (int k = 0; k < HL_FINISH_SLICES; k++)
             total += shared[k * HL_FINISH_COLUMNS + (int)threadIdx.x];
     return total;

@@ -4,7 +4,7 @@
  * window, I/G], [window, O], or the sub-function forms of kernels.h) and `bias` [O]. Results overwrite; they
  * alias nothing. f32 results equal hl_weight_expr_fold and hl_weight_expr_bias bit by bit.
  *
- * Every block finds its item by bisection. Its share are some (o, i) pairs: their windows are folded in the
+ * Every block finds its item in the list. Its share are some (o, i) pairs: their windows are folded in the
  * order of W into shared memory, and leave it in the order of the packed form, so that both sides are read
  * and written in runs. Windows of one element, most of a network's weights, need no turning and go straight
  * through in vectors. */
@@ -22,18 +22,15 @@ static __host__ __device__ int64_t weight_blocks(const hl_fold_item &item)
     return item.packed != NULL ? ceil_div(pairs, hl_pairs_of_block(item.expr.window)) : 0;
 }
 
-/* The last item that starts at or before this block; items without blocks start where the next one does. */
-static __device__ const hl_fold_item &item_of(const hl_fold_item *items, int count, int64_t block)
+/* The item that a block belongs to: the one that starts at or before it while the next one, if there is one,
+ * starts after it. Every thread looks at some items, one of them finds it. All threads come here. */
+static __device__ int item_of(const hl_fold_item *items, int count, int64_t block, int *found)
 {
-    int low = 0, high = count;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (items[middle].first_block <= block)
-            low = middle;
-        else
-            high = middle;
-    }
-    return items[low];
+    for (int k = (int)threadIdx.x; k < count; k += HL_PAIRS_THREADS)
+        if (items[k].first_block <= block && (k + 1 == count || items[k + 1].first_block > block))
+            *found = k;
+    __syncthreads();
+    return *found;
 }
 
 /* Where the window of pair p goes. */
@@ -123,7 +120,8 @@ template <typename T> static __device__ void fold_bias(const hl_fold_item &item,
 static __global__ void __launch_bounds__(HL_PAIRS_THREADS) fold(const hl_fold_item *items, int count)
 {
     __shared__ float tile[HL_PAIRS_TILE];
-    const hl_fold_item item = item_of(items, count, blockIdx.x);
+    __shared__ int found;
+    const hl_fold_item item = items[item_of(items, count, blockIdx.x, &found)];
     int64_t block = blockIdx.x - item.first_block, weights = weight_blocks(item);
     hl_elem elem = block < weights ? item.packed_elem : item.bias_elem;
     if (block < weights && elem == HL_ELEM_BF16)
