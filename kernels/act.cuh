@@ -1,5 +1,5 @@
-/* Activations (base/compute.h) and their derivatives, for one value. Comparisons are written so that a NaN falls through;
- * at the kinks the derivatives are PyTorch's (docs/numerics.md). */
+/* Activations (base/compute.h) and their derivatives, for one value. Comparisons are written so that a NaN
+ * falls through; at the kinks the derivatives are PyTorch's (docs/numerics.md). */
 #ifndef HL_KERNELS_ACT_CUH
 #define HL_KERNELS_ACT_CUH
 

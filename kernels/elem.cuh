@@ -91,7 +91,8 @@ template <int V, typename I> static __device__ __forceinline__ void hl_load_inde
         out[i] = (int)raw.v[i];
 }
 
-template <int V, typename I> static __device__ __forceinline__ void hl_store_index(I *p, const int (&values)[V])
+template <int V, typename I>
+static __device__ __forceinline__ void hl_store_index(I *p, const int (&values)[V])
 {
     hl_vec<I, V> raw;
 #pragma unroll
@@ -101,18 +102,18 @@ template <int V, typename I> static __device__ __forceinline__ void hl_store_ind
 }
 
 /* Runs the statements with T as the type of `elem`, one of the floating-point ones. */
-#define HL_DISPATCH_ELEM(elem, T, ...)                                                                                 \
-    do {                                                                                                               \
-        if ((elem) == HL_ELEM_F32) {                                                                                   \
-            using T = float;                                                                                           \
-            __VA_ARGS__;                                                                                               \
-        } else if ((elem) == HL_ELEM_F16) {                                                                            \
-            using T = __half;                                                                                          \
-            __VA_ARGS__;                                                                                               \
-        } else {                                                                                                       \
-            using T = __nv_bfloat16;                                                                                   \
-            __VA_ARGS__;                                                                                               \
-        }                                                                                                              \
+#define HL_DISPATCH_ELEM(elem, T, ...)                                                                       \
+    do {                                                                                                     \
+        if ((elem) == HL_ELEM_F32) {                                                                         \
+            using T = float;                                                                                 \
+            __VA_ARGS__;                                                                                     \
+        } else if ((elem) == HL_ELEM_F16) {                                                                  \
+            using T = __half;                                                                                \
+            __VA_ARGS__;                                                                                     \
+        } else {                                                                                             \
+            using T = __nv_bfloat16;                                                                         \
+            __VA_ARGS__;                                                                                     \
+        }                                                                                                    \
     } while (0)
 
 #endif

@@ -23,8 +23,8 @@ template <typename T> static __device__ __forceinline__ T hl_warp_max(T value)
     return value;
 }
 
-/* Over a block of up to 1024 threads, a multiple of 32; every thread gets the sum. `shared` holds 32 values and may be used
- * again at once. All threads come here. */
+/* Over a block of up to 1024 threads, a multiple of 32; every thread gets the sum. `shared` holds 32 values
+ * and may be used again at once. All threads come here. */
 template <typename T> static __device__ __forceinline__ T hl_block_sum(T value, T *shared)
 {
     int warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32;

@@ -1,19 +1,21 @@
-/* Stands in for the CUDA toolkit's header where kernels are compiled for the CPU, for tests. What is CUDA C beyond C++ is
- * defined away or played by the functions of this shim:
+/* Stands in for the CUDA toolkit's header where kernels are compiled for the CPU, for tests. What is CUDA C
+ * beyond C++ is defined away or played by the functions of this shim:
  *
- * - A launch runs its blocks one after another. The threads of a block are fibers that give way at __syncthreads, at
- *   __syncwarp and at warp operations, in an order that can be chosen: a missing barrier shows as a difference between
- *   orders. Under the thread sanitizer they are threads of the system, ordered by barriers alone, and a race is reported.
+ * - A launch runs its blocks one after another. The threads of a block are fibers that give way at
+ * __syncthreads, at
+ *   __syncwarp and at warp operations, in an order that can be chosen: a missing barrier shows as a
+ * difference between orders. Under the thread sanitizer they are threads of the system, ordered by barriers
+ * alone, and a race is reported.
  * - A barrier that not all threads of a block reach, by the same line, ends the program with that line.
  * - Shared memory is filled with NaN before each block (not under sanitizers, which see what this is for). */
 #ifndef CUDA_SHIM_CUDA_RUNTIME_H
 #define CUDA_SHIM_CUDA_RUNTIME_H
 
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
+#include <cmath>
 #include <functional>
 #include <tuple>
 
@@ -61,9 +63,8 @@ template <typename... P, typename... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, void *stream, A... arguments)
 {
     std::tuple<P...> copies(arguments...);
-    cuda_shim_enqueue(stream, [=] {
-        run("kernel", grid, block, shared, [&] { std::apply(kernel, copies); });
-    });
+    cuda_shim_enqueue(stream,
+                      [=] { run("kernel", grid, block, shared, [&] { std::apply(kernel, copies); }); });
 }
 
 template <typename T> T exchange(T value, int from, const char *file, int line)
@@ -80,15 +81,16 @@ template <typename T> T exchange(T value, int from, const char *file, int line)
 
 #define __syncthreads() cuda_shim::barrier(__FILE__, __LINE__)
 #define __syncwarp(...) cuda_shim::warp_barrier(__FILE__, __LINE__)
-#define __shfl_xor_sync(mask, value, distance)                                                                         \
+#define __shfl_xor_sync(mask, value, distance)                                                               \
     ((void)(mask), cuda_shim::exchange((value), (int)(threadIdx.x % 32) ^ (distance), __FILE__, __LINE__))
-#define __shfl_down_sync(mask, value, distance)                                                                        \
-    ((void)(mask), cuda_shim::exchange((value),                                                                        \
-                                       (int)(threadIdx.x % 32) + (distance) < 32                                       \
-                                           ? (int)(threadIdx.x % 32) + (distance)                                      \
-                                           : (int)(threadIdx.x % 32),                                                  \
-                                       __FILE__, __LINE__))
-#define __shfl_sync(mask, value, lane) ((void)(mask), cuda_shim::exchange((value), (lane) % 32, __FILE__, __LINE__))
+#define __shfl_down_sync(mask, value, distance)                                                              \
+    ((void)(mask),                                                                                           \
+     cuda_shim::exchange((value),                                                                            \
+                         (int)(threadIdx.x % 32) + (distance) < 32 ? (int)(threadIdx.x % 32) + (distance)    \
+                                                                   : (int)(threadIdx.x % 32),                \
+                         __FILE__, __LINE__))
+#define __shfl_sync(mask, value, lane)                                                                       \
+    ((void)(mask), cuda_shim::exchange((value), (lane) % 32, __FILE__, __LINE__))
 
 static inline float __fmul_rn(float a, float b)
 {
@@ -105,6 +107,12 @@ static inline float __fdiv_rn(float a, float b)
 static inline float __fsqrt_rn(float a)
 {
     return sqrtf(a);
+}
+static inline unsigned __float_as_uint(float x)
+{
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
 }
 static inline unsigned __umulhi(unsigned a, unsigned b)
 {

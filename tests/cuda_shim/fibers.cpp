@@ -142,12 +142,15 @@ static bool release(int first, int last, state_t state)
     }
     if (waiting == 0 || waiting + done < last - first)
         return false;
-    for (int i = first; i < last; i++) {
-        if (fibers[i].state == DONE || fibers[i].line != fibers[first].line)
-            fail("not all threads come to this barrier", fibers[i].state == DONE ? fibers[last - 1].file : fibers[i].file,
-                 fibers[i].state == DONE ? fibers[last - 1].line : fibers[i].line);
+    const fiber *some = nullptr;
+    for (int i = first; i < last; i++)
+        if (fibers[i].state == state && some == nullptr)
+            some = &fibers[i];
+    for (int i = first; i < last; i++)
+        if (fibers[i].state != state || fibers[i].line != some->line)
+            fail("not all threads come to this barrier", some->file, some->line);
+    for (int i = first; i < last; i++)
         fibers[i].state = READY;
-    }
     return true;
 }
 

@@ -1,5 +1,5 @@
-/* Launches: limits, blocks one after another, shared memory poisoned. The threads of a block are in fibers.cpp, or under the
- * thread sanitizer in threads.cpp. */
+/* Launches: limits, blocks one after another, shared memory poisoned. The threads of a block are in
+ * fibers.cpp, or under the thread sanitizer in threads.cpp. */
 #include "cuda_shim/block.hpp"
 
 #include <stdio.h>

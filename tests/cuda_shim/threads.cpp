@@ -1,5 +1,5 @@
-/* A block's threads as threads of the system, for the thread sanitizer: nothing orders them but barriers and the end of the
- * launch. */
+/* A block's threads as threads of the system, for the thread sanitizer: nothing orders them but barriers and
+ * the end of the launch. */
 #ifdef __SANITIZE_THREAD__
 #include <pthread.h>
 
