@@ -5,15 +5,22 @@
  * overwrite; y may be the residual, else nothing is aliased. Any stride, dilation and padding.
  *
  * The *_row kernels are for windows 3 and 5 wide, stride 1 and 2, not dilated along the row: a thread makes
- * RUN neighbouring pixels of a row, loads every pixel under their windows once for each row of the window,
- * and a row of weights once for all of them. The *_any kernels make one pixel a thread. */
+ * a run of neighbouring pixels of a row, loads every pixel under their windows once for each row of the
+ * window, and a row of weights once for all of them. The *_any kernels make one pixel a thread. */
 #include "kernels/act.cuh"
 #include "kernels/elem.cuh"
 #include "kernels/kernels.h"
 #include "kernels/launch.cuh"
 #include "kernels/tiles.cuh"
 
-enum { RUN = 4 };
+/* Pixels of a run: as many as registers hold together with the pixels under their windows. The data gradient
+ * has fewer of those; its runs are a multiple of the stride. */
+static __host__ __device__ constexpr int forward_run(int kw, int stride)
+{
+    return kw == 5 && stride == 2 ? 2 : 4;
+}
+
+enum { DATA_RUN = 4 };
 
 typedef struct epilogue {
     const void *bias, *residual;
@@ -37,7 +44,7 @@ static __device__ __forceinline__ void finish(const epilogue &last, const float 
 
 /* V channels of a pixel; zero where it is outside. */
 template <typename T, int V>
-static __device__ __forceinline__ void load_inside(const T *row, bool inside, int64_t at, float (&value)[V])
+static __device__ __forceinline__ void load_inside(const T *row, bool inside, int at, float (&value)[V])
 {
     if (inside) {
         hl_load<V>(row + at, value);
@@ -61,6 +68,7 @@ template <typename T, int V, int K, int STRIDE>
 static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
     forward_row(hl_geometry a, hl_tiles tiles, const T *x, const T *w, epilogue last, T *y)
 {
+    enum { RUN = forward_run(K, STRIDE) };
     hl_tile_spot at = hl_tiles_at(tiles);
     if (!at.inside)
         return;
@@ -78,7 +86,7 @@ static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
 #pragma unroll
         for (int i = 0; i < (RUN - 1) * STRIDE + K; i++) {
             float value[V];
-            load_inside<T, V>(from, ix + i >= 0 && ix + i < a.x_w, (int64_t)(ix + i) * channels, value);
+            load_inside<T, V>(from, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = i - p * STRIDE;
@@ -143,6 +151,7 @@ template <typename T, int V, int K, int STRIDE>
 static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
     data_row(hl_geometry a, hl_tiles tiles, const T *dy, const T *w, T *dx)
 {
+    enum { RUN = DATA_RUN };
     hl_tile_spot at = hl_tiles_at(tiles);
     if (!at.inside)
         return;
@@ -163,7 +172,7 @@ static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
 #pragma unroll
         for (int i = -((K - 1) / STRIDE); i <= (RUN - 1) / STRIDE; i++) {
             float value[V];
-            load_inside<T, V>(from, ox + i >= 0 && ox + i < a.y_w, (int64_t)(ox + i) * channels, value);
+            load_inside<T, V>(from, ox + i >= 0 && ox + i < a.y_w, (ox + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = p - i * STRIDE;
@@ -214,9 +223,9 @@ static bool is_run(const hl_geometry &a)
     return a.dw == 1 && (a.kw == 3 || a.kw == 5) && (a.sw == 1 || a.sw == 2);
 }
 
-static int runs(int pixels)
+static int runs(int pixels, int run)
 {
-    return (pixels + RUN - 1) / RUN;
+    return (pixels + run - 1) / run;
 }
 
 /* The instance for the window's width and stride. */
@@ -239,7 +248,8 @@ static void launch_forward(const hl_geometry &a, int64_t rows, const T *x, const
 {
     enum { V = hl_width<T>::value };
     bool vectors = a.channels % V == 0, run = vectors && is_run(a);
-    hl_tiles tiles = hl_tiles_make(rows, run ? runs(a.y_w) : a.y_w, vectors ? a.channels / V : a.channels);
+    hl_tiles tiles = hl_tiles_make(rows, run ? runs(a.y_w, forward_run(a.kw, a.sw)) : a.y_w,
+                                   vectors ? a.channels / V : a.channels);
     unsigned blocks = hl_tiles_blocks(&tiles), threads = hl_tiles_threads(&tiles);
     if (run)
         LAUNCH_ROW(forward_row, T, V, a, tiles, stream, x, w, last, y);
@@ -255,8 +265,8 @@ static void launch_data(const hl_geometry &a, int64_t rows, const T *dy, const T
 {
     enum { V = hl_width<T>::value };
     bool vectors = a.channels % V == 0, run = vectors && is_run(a);
-    hl_tiles tiles =
-        hl_tiles_make(rows, run ? runs(a.x_w + lead(a, a.sw)) : a.x_w, vectors ? a.channels / V : a.channels);
+    hl_tiles tiles = hl_tiles_make(rows, run ? runs(a.x_w + lead(a, a.sw), DATA_RUN) : a.x_w,
+                                   vectors ? a.channels / V : a.channels);
     unsigned blocks = hl_tiles_blocks(&tiles), threads = hl_tiles_threads(&tiles);
     if (run)
         LAUNCH_ROW(data_row, T, V, a, tiles, stream, dy, w, dx);

@@ -45,7 +45,7 @@ static bool is_run(const hl_geometry &a)
 /* Pixels of a run: as many as registers hold together with the pixels under their windows. */
 static __host__ __device__ constexpr int run_of(int kw, int stride)
 {
-    return kw == 5 && stride == 2 ? 2 : 4;
+    return kw == 5 ? 4 - stride : 4;
 }
 
 /* rows: of all outputs, n h; width: channels of a vector. */
@@ -112,7 +112,7 @@ static __device__ __forceinline__ void reduce(const cut &c, const place &at, con
 }
 
 template <typename T, int V>
-static __device__ __forceinline__ void load_inside(const T *row, bool inside, int64_t at, float (&value)[V])
+static __device__ __forceinline__ void load_inside(const T *row, bool inside, int at, float (&value)[V])
 {
     if (inside) {
         hl_load<V>(row + at, value);
@@ -144,11 +144,11 @@ static __global__ void __launch_bounds__(THREADS, 2)
         float d[RUN][V];
 #pragma unroll
         for (int p = 0; p < RUN; p++)
-            load_inside<T, V>(out, ox + p < a.y_w, (int64_t)(ox + p) * channels, d[p]);
+            load_inside<T, V>(out, ox + p < a.y_w, (ox + p) * channels, d[p]);
 #pragma unroll
         for (int i = 0; i < (RUN - 1) * STRIDE + K; i++) {
             float value[V];
-            load_inside<T, V>(in, ix + i >= 0 && ix + i < a.x_w, (int64_t)(ix + i) * channels, value);
+            load_inside<T, V>(in, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = i - p * STRIDE;

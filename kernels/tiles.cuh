@@ -11,19 +11,19 @@
 
 enum { HL_TILES_THREADS = 256, HL_TILES_LANES = 8, HL_TILES_ACROSS = 8 };
 
-/* Shapes and window as kernels read them: coordinates of pixels have 32 bits (offsets of elements 64). */
+/* Shapes and window as kernels read them: coordinates of pixels, and offsets of elements within a row, have
+ * 32 bits (other offsets 64). */
 typedef struct hl_geometry {
     int channels, x_h, x_w, y_h, y_w;
     int kh, kw, sh, sw, dh, dw, top, left;
 } hl_geometry;
 
-/* false: a coordinate would leave 32 bits. */
+/* false: one of these would leave 32 bits. */
 static inline bool hl_geometry_make(hl_shape x, hl_shape y, const hl_window *w, hl_geometry *g)
 {
-    const int64_t coordinates[] = {
-        x.n * x.h,      y.n * y.h,     x.w,           x.c,           y.w * w->sw,
-        y.h * w->sh,    w->kh * w->kw, w->kh * w->dh, w->kw * w->dw, w->top + w->sh,
-        w->left + w->sw};
+    const int64_t coordinates[] = {x.n * x.h,     y.n * y.h,     x.w * x.c,      y.w * y.c,
+                                   x.c,           y.w * w->sw,   y.h * w->sh,    w->kh * w->kw,
+                                   w->kh * w->dh, w->kw * w->dw, w->top + w->sh, w->left + w->sw};
     for (unsigned i = 0; i < sizeof coordinates / sizeof *coordinates; i++)
         if (coordinates[i] > INT32_MAX / 8)
             return false;
