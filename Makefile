@@ -81,7 +81,7 @@ $(BUILD)/obj/kernels/%.o: kernels/%.cu
 	@mkdir -p $(@D)
 	@echo "NVCC $< ($(CUDA_ARCHS))"
 	$(Q)$(NVCC) -std=c++17 $(NVCCFLAGS) $(CUDA_CODE) --threads 2 -Xcompiler=-fPIC,-fvisibility=hidden -Werror all-warnings \
-	    -lineinfo -Ihost -I. -MMD -MP -c $< -o $@
+	    --compress-mode=size -Ihost -I. -MMD -MP -c $< -o $@
 
 $(BUILD)/libheirloom.a: $(LIB_OBJECTS)
 	@echo "AR $@"

@@ -13,6 +13,8 @@ enum { CANDIDATES = 64, TIMED = 12, TIMED_RUNS = 5 };
 typedef struct cached_plan {
     char *text; /* of the graph */
     cudnnBackendDescriptor_t plan;
+    cudnnBackendDescriptor_t parts[HL_CUDNN_MADE + 2]; /* what it was made of, which lives as long */
+    int part_count;
     size_t workspace;
     bool compiled;
 } cached_plan;
@@ -45,6 +47,8 @@ void hl_cuda_plans_close(hl_cuda *cuda)
         return;
     for (size_t i = 0; i < plans->count; i++) {
         cudnnBackendDestroyDescriptor(plans->items[i].plan);
+        while (plans->items[i].part_count > 0)
+            cudnnBackendDestroyDescriptor(plans->items[i].parts[--plans->items[i].part_count]);
         free(plans->items[i].text);
     }
     hl_plan_store_close(plans->store);
@@ -405,9 +409,11 @@ static bool restore(const hl_cudnn_graph *g, cudnnBackendDescriptor_t operations
     return good;
 }
 
-static hl_status remember(hl_cuda *cuda, const hl_cudnn_graph *g, candidate *c, const cached_plan **cached)
+/* Takes the plan and all that it was made of over. */
+static hl_status remember(hl_cudnn_graph *g, cudnnBackendDescriptor_t *operations, candidate *c,
+                          const cached_plan **cached)
 {
-    hl_cuda_plans *plans = cuda->plans;
+    hl_cuda_plans *plans = g->cuda->plans;
     HL_TRY(
         hl_grow((void **)&plans->items, &plans->capacity, plans->count + 1, sizeof *plans->items, "plans"));
     cached_plan *item = &plans->items[plans->count];
@@ -415,10 +421,15 @@ static hl_status remember(hl_cuda *cuda, const hl_cudnn_graph *g, candidate *c, 
         .text = strdup(g->text), .plan = c->plan, .workspace = c->workspace, .compiled = c->compiled};
     if (item->text == NULL)
         return hl_fail_nomem("plans", g->text_length);
-    c->plan = NULL;
+    for (int i = 0; i < g->made_count; i++)
+        item->parts[item->part_count++] = g->made[i];
+    item->parts[item->part_count++] = *operations;
+    item->parts[item->part_count++] = c->config;
+    g->made_count = 0;
+    *operations = c->plan = c->config = NULL;
     plans->count++;
     *cached = item;
-    hl_log_info(&cuda->base.log, "%s: cuDNN engine %lld%s, workspace %zu bytes", g->subject,
+    hl_log_info(&g->cuda->base.log, "%s: cuDNN engine %lld%s, workspace %zu bytes", g->subject,
                 (long long)c->choice.engine, c->compiled ? " (compiled at run time)" : "", c->workspace);
     return HL_OK;
 }
@@ -441,7 +452,7 @@ static hl_status find_plan(hl_cudnn_graph *g, const cached_plan **cached)
             hl_plan_store_add(plans->store, g->text, &c.choice);
     }
     if (status == HL_OK)
-        status = remember(g->cuda, g, &c, cached);
+        status = remember(g, &operations, &c, cached);
     drop(&c);
     destroy(&operations);
     return status;
