@@ -63,7 +63,7 @@ static cut cut_of(const hl_geometry &a, int64_t rows, int width)
     c.levels = THREADS / (c.lanes * c.taps);
     int64_t most = c.strips < MOST_BLOCKS ? MOST_BLOCKS / c.strips : 1;
     int64_t passes = ceil_div(c.units, most * c.levels);
-    c.chunk = c.levels * (passes < LEAST_UNITS ? LEAST_UNITS : passes);
+    c.chunk = c.levels * (passes < LEAST_UNITS ? (int64_t)LEAST_UNITS : passes);
     c.chunks = ceil_div(c.units, c.chunk);
     return c;
 }
