@@ -13,7 +13,8 @@ enum { CANDIDATES = 64, TIMED = 12, TIMED_RUNS = 5 };
 typedef struct cached_plan {
     char *text; /* of the graph */
     cudnnBackendDescriptor_t plan;
-    cudnnBackendDescriptor_t parts[HL_CUDNN_MADE + 2]; /* what it was made of, which lives as long */
+    cudnnBackendDescriptor_t
+        parts[HL_CUDNN_MADE + HL_PLAN_KNOBS + 3]; /* what it was made of, which lives as long */
     int part_count;
     size_t workspace;
     bool compiled;
@@ -109,6 +110,7 @@ static hl_status make_operations(const hl_cudnn_graph *g, cudnnBackendDescriptor
 /* One way to compute a graph: an engine with its knobs, and the plan once that is made. */
 typedef struct candidate {
     cudnnBackendDescriptor_t config, plan;
+    cudnnBackendDescriptor_t engine, knobs[HL_PLAN_KNOBS]; /* of a choice kept on disk */
     size_t workspace;
     bool compiled;
     hl_plan_choice choice;
@@ -118,6 +120,9 @@ static void drop(candidate *c)
 {
     destroy(&c->plan);
     destroy(&c->config);
+    destroy(&c->engine);
+    for (int k = 0; k < HL_PLAN_KNOBS; k++)
+        destroy(&c->knobs[k]);
 }
 
 /* Asks one heuristic; adds what it proposes. A heuristic that knows nothing is no failure. */
@@ -362,48 +367,38 @@ static hl_status choose(const hl_cudnn_graph *g, cudnnBackendDescriptor_t operat
     return status;
 }
 
-static hl_status set_knobs(const hl_cudnn_graph *g, cudnnBackendDescriptor_t config,
-                           const hl_plan_choice *choice)
+static hl_status set_knobs(const hl_cudnn_graph *g, candidate *c)
 {
-    cudnnBackendDescriptor_t knobs[HL_PLAN_KNOBS] = {NULL};
-    hl_status status = HL_OK;
-    for (int k = 0; status == HL_OK && k < choice->knob_count; k++) {
-        cudnnBackendKnobType_t type = (cudnnBackendKnobType_t)choice->knob[k];
-        HL_TRY_GOTO(create(g, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &knobs[k]), status, done);
-        HL_TRY_GOTO(set(g, knobs[k], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type),
-                    status, done);
-        HL_TRY_GOTO(
-            set(g, knobs[k], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &choice->value[k]),
-            status, done);
-        HL_TRY_GOTO(hl_cudnn_status(cudnnBackendFinalize(knobs[k]), g->subject, "set a knob"), status, done);
+    for (int k = 0; k < c->choice.knob_count; k++) {
+        cudnnBackendKnobType_t type = (cudnnBackendKnobType_t)c->choice.knob[k];
+        HL_TRY(create(g, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, &c->knobs[k]));
+        HL_TRY(set(g, c->knobs[k], CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type));
+        HL_TRY(
+            set(g, c->knobs[k], CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &c->choice.value[k]));
+        HL_TRY(hl_cudnn_status(cudnnBackendFinalize(c->knobs[k]), g->subject, "set a knob"));
     }
-    if (choice->knob_count > 0)
-        status = set(g, config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                     choice->knob_count, knobs);
-done:
-    for (int k = 0; k < choice->knob_count; k++)
-        destroy(&knobs[k]);
-    return status;
+    return c->choice.knob_count == 0 ? HL_OK
+                                     : set(g, c->config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
+                                           CUDNN_TYPE_BACKEND_DESCRIPTOR, c->choice.knob_count, c->knobs);
 }
 
 /* A choice kept from an earlier run. False where it does not work any more. */
 static bool restore(const hl_cudnn_graph *g, cudnnBackendDescriptor_t operations, candidate *c)
 {
-    cudnnBackendDescriptor_t engine = NULL;
     const char *why;
     if (g->cuda->plans->store == NULL || !hl_plan_store_find(g->cuda->plans->store, g->text, &c->choice))
         return false;
     bool good =
-        create(g, CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) == HL_OK &&
-        set(g, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operations) ==
+        create(g, CUDNN_BACKEND_ENGINE_DESCRIPTOR, &c->engine) == HL_OK &&
+        set(g, c->engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operations) ==
             HL_OK &&
-        set(g, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &c->choice.engine) == HL_OK &&
-        cudnnBackendFinalize(engine) == CUDNN_STATUS_SUCCESS &&
+        set(g, c->engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &c->choice.engine) == HL_OK &&
+        cudnnBackendFinalize(c->engine) == CUDNN_STATUS_SUCCESS &&
         create(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &c->config) == HL_OK &&
-        set(g, c->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine) == HL_OK &&
-        set_knobs(g, c->config, &c->choice) == HL_OK &&
-        cudnnBackendFinalize(c->config) == CUDNN_STATUS_SUCCESS && make_plan(g, c, &why);
-    destroy(&engine);
+        set(g, c->config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &c->engine) ==
+            HL_OK &&
+        set_knobs(g, c) == HL_OK && cudnnBackendFinalize(c->config) == CUDNN_STATUS_SUCCESS &&
+        make_plan(g, c, &why);
     if (!good)
         drop(c);
     return good;
@@ -425,8 +420,13 @@ static hl_status remember(hl_cudnn_graph *g, cudnnBackendDescriptor_t *operation
         item->parts[item->part_count++] = g->made[i];
     item->parts[item->part_count++] = *operations;
     item->parts[item->part_count++] = c->config;
+    if (c->engine != NULL)
+        item->parts[item->part_count++] = c->engine;
+    for (int k = 0; k < HL_PLAN_KNOBS && c->knobs[k] != NULL; k++)
+        item->parts[item->part_count++] = c->knobs[k];
+    *c = (candidate){.compiled = c->compiled, .workspace = c->workspace, .choice = c->choice};
     g->made_count = 0;
-    *operations = c->plan = c->config = NULL;
+    *operations = NULL;
     plans->count++;
     *cached = item;
     hl_log_info(&g->cuda->base.log, "%s: cuDNN engine %lld%s, workspace %zu bytes", g->subject,
