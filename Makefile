@@ -118,10 +118,11 @@ $(BUILD)/obj/shim/%.o: %.cpp
 	@echo "CXX $<"
 	$(Q)$(CXX) $(SHIM_FLAGS) -c $< -o $@
 
-$(BUILD)/tests/kernels/%: tests/kernels/%.c $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
+KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o
+$(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion \
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion \
 	    $(LIBS) -lstdc++
 
 # The example is built as a user would build it: against the public headers alone.

@@ -5,17 +5,19 @@
 #include <stdlib.h>
 
 #include "base/bf16.h"
+#include "base/f16.h"
 #include "base/philox.h"
 
 double unit_roundoff(hl_elem elem)
 {
-    return elem == HL_ELEM_BF16 ? 0x1p-8 : 0x1p-24;
+    return elem == HL_ELEM_BF16 ? 0x1p-8 : elem == HL_ELEM_F16 ? 0x1p-11 : 0x1p-24;
 }
 
 double stored(hl_elem elem, double value)
 {
-    return elem == HL_ELEM_BF16 ? (double)hl_bf16_to_f32(hl_bf16_from_f32((float)value))
-                                : (double)(float)value;
+    return elem == HL_ELEM_BF16  ? (double)hl_bf16_to_f32(hl_bf16_from_f32((float)value))
+           : elem == HL_ELEM_F16 ? (double)hl_f16_to_f32(hl_f16_from_f32((float)value))
+                                 : (double)(float)value;
 }
 
 double *doubles(int64_t count)

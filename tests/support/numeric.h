@@ -6,7 +6,7 @@
 
 #include "base/shape.h"
 
-/* Half a unit in the last place, relative: 2^-24 (f32), 2^-8 (bf16). */
+/* Half a unit in the last place, relative: 2^-24 (f32), 2^-8 (bf16), 2^-11 (f16). */
 double unit_roundoff(hl_elem elem);
 /* What a value becomes when stored as `elem`. */
 double stored(hl_elem elem, double value);
