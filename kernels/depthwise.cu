@@ -42,19 +42,6 @@ static __device__ __forceinline__ void finish(const epilogue &last, const float 
     hl_store<V>(y + at, sum);
 }
 
-/* V channels of a pixel; zero where it is outside. */
-template <typename T, int V>
-static __device__ __forceinline__ void load_inside(const T *row, bool inside, int at, float (&value)[V])
-{
-    if (inside) {
-        hl_load<V>(row + at, value);
-    } else {
-#pragma unroll
-        for (int v = 0; v < V; v++)
-            value[v] = 0.0f;
-    }
-}
-
 /* K weights of a row of the window. */
 template <typename T, int V, int K>
 static __device__ __forceinline__ void load_taps(const T *w, int64_t channels, float (&taps)[K][V])
@@ -86,7 +73,7 @@ static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
 #pragma unroll
         for (int i = 0; i < (RUN - 1) * STRIDE + K; i++) {
             float value[V];
-            load_inside<T, V>(from, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
+            hl_load_inside<T, V>(from, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = i - p * STRIDE;
@@ -172,7 +159,7 @@ static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
 #pragma unroll
         for (int i = -((K - 1) / STRIDE); i <= (RUN - 1) / STRIDE; i++) {
             float value[V];
-            load_inside<T, V>(from, ox + i >= 0 && ox + i < a.y_w, (ox + i) * channels, value);
+            hl_load_inside<T, V>(from, ox + i >= 0 && ox + i < a.y_w, (ox + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = p - i * STRIDE;

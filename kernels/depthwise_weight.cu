@@ -111,18 +111,6 @@ static __device__ __forceinline__ void reduce(const cut &c, const place &at, con
     }
 }
 
-template <typename T, int V>
-static __device__ __forceinline__ void load_inside(const T *row, bool inside, int at, float (&value)[V])
-{
-    if (inside) {
-        hl_load<V>(row + at, value);
-    } else {
-#pragma unroll
-        for (int v = 0; v < V; v++)
-            value[v] = 0.0f;
-    }
-}
-
 template <typename T, int V, int K, int STRIDE>
 static __global__ void __launch_bounds__(THREADS, 2)
     weight_row(hl_geometry a, cut c, const T *x, const T *dy, float *partial)
@@ -144,11 +132,11 @@ static __global__ void __launch_bounds__(THREADS, 2)
         float d[RUN][V];
 #pragma unroll
         for (int p = 0; p < RUN; p++)
-            load_inside<T, V>(out, ox + p < a.y_w, (ox + p) * channels, d[p]);
+            hl_load_inside<T, V>(out, ox + p < a.y_w, (ox + p) * channels, d[p]);
 #pragma unroll
         for (int i = 0; i < (RUN - 1) * STRIDE + K; i++) {
             float value[V];
-            load_inside<T, V>(in, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
+            hl_load_inside<T, V>(in, ix + i >= 0 && ix + i < a.x_w, (ix + i) * channels, value);
 #pragma unroll
             for (int p = 0; p < RUN; p++) {
                 const int k = i - p * STRIDE;

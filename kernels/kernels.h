@@ -225,7 +225,7 @@ int hl_launch_recombine_grad(const hl_recombine_args *args, const void *s, const
                              void *dz, float *dgate, const hl_run_state *run, void *scratch, hl_elem elem,
                              hl_cuda_stream stream);
 
-/* ---- depthwise convolution (depthwise.cu): one filter a channel ---- */
+/* ---- depthwise convolution (depthwise.cu, depthwise_weight.cu): one filter a channel ---- */
 
 typedef struct hl_depthwise_args {
     hl_shape x, y;

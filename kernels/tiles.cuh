@@ -6,6 +6,7 @@
 #ifndef HL_KERNELS_TILES_CUH
 #define HL_KERNELS_TILES_CUH
 
+#include "kernels/elem.cuh"
 #include "kernels/kernels.h"
 #include "kernels/launch.cuh"
 
@@ -87,6 +88,19 @@ static __device__ __forceinline__ hl_tile_spot hl_tiles_at(const hl_tiles &t)
 static __device__ __forceinline__ int64_t hl_pixel(int64_t row, int width, int x, int channels)
 {
     return (row * width + x) * channels;
+}
+
+/* V channels of a pixel, `at` elements from the start of its row; zero where it is outside. */
+template <typename T, int V>
+static __device__ __forceinline__ void hl_load_inside(const T *row, bool inside, int at, float (&value)[V])
+{
+    if (inside) {
+        hl_load<V>(row + at, value);
+    } else {
+#pragma unroll
+        for (int v = 0; v < V; v++)
+            value[v] = 0.0f;
+    }
 }
 
 #endif
