@@ -35,7 +35,8 @@ static __device__ __forceinline__ void add_at(hl_act act, const hl_terms &terms,
     hl_store<V>(out + at, sum);
 }
 
-template <typename T> static __global__ void add(hl_act act, hl_terms terms, T *out, int64_t count)
+template <typename T>
+static __global__ void add(hl_act act, const __grid_constant__ hl_terms terms, T *out, int64_t count)
 {
     const int V = hl_width<T>::value;
     int64_t vectors = count / V;
@@ -62,7 +63,8 @@ static __device__ __forceinline__ void act_grad_at(hl_act act, const T *operand,
 }
 
 template <typename T>
-static __global__ void act_grad(hl_act act, const T *operand, hl_terms terms, T *out, int64_t count)
+static __global__ void act_grad(hl_act act, const T *operand, const __grid_constant__ hl_terms terms, T *out,
+                                int64_t count)
 {
     const int V = hl_width<T>::value;
     int64_t vectors = count / V;

@@ -17,7 +17,7 @@ static __device__ __forceinline__ float pixel(const hl_input_args &a, int64_t n,
     return __fdiv_rn(__fadd_rn(__fdiv_rn(byte, 255.0f), -a.mean[c]), a.std[c]);
 }
 
-template <typename T> static __global__ void input(hl_input_args a)
+template <typename T> static __global__ void input(const __grid_constant__ hl_input_args a)
 {
     int64_t pixels = a.n * a.h * a.w;
     for (int64_t i = hl_thread_first(); i < pixels; i += hl_thread_stride()) {

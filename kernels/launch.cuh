@@ -15,6 +15,15 @@
     cuda_shim::launch((kernel), dim3(grid), dim3(block), (shared_bytes), (stream), __VA_ARGS__)
 #endif
 
+/* Declares `name` as the block's dynamic shared memory, as an array of `type`; 16-byte aligned. */
+#ifdef __CUDACC__
+#define HL_DYNAMIC_SHARED(type, name)                                                                        \
+    extern __shared__ __align__(16) unsigned char hl_dynamic_shared[];                                       \
+    type *name = (type *)hl_dynamic_shared
+#else
+#define HL_DYNAMIC_SHARED(type, name) type *name = (type *)cuda_shim::dynamic_shared()
+#endif
+
 enum { HL_THREADS = 256, HL_MAX_BLOCKS = 4096 };
 
 /* Blocks of HL_THREADS for `items`, each of which one thread takes; kernels loop where that is more than

@@ -1,4 +1,4 @@
-/* What launch.cpp and the two ways of running a block share. */
+/* What launch.cpp and fibers.cpp share. */
 #ifndef CUDA_SHIM_BLOCK_HPP
 #define CUDA_SHIM_BLOCK_HPP
 
@@ -7,14 +7,10 @@
 
 namespace cuda_shim
 {
-struct order_t {
-    cuda_shim_order order;
-    uint32_t seed;
-};
-extern order_t current_order;
-
 [[noreturn]] void fail(const char *what, const char *file, int line);
 void run_block(uint3 block, int threads, const std::function<void()> &kernel);
+/* After the last block: what comes now sees what the threads of the launch did. */
+void end_launch();
 } // namespace cuda_shim
 
 #endif

@@ -2,12 +2,13 @@
  * beyond C++ is defined away or played by the functions of this shim:
  *
  * - A launch runs its blocks one after another. The threads of a block are fibers that give way at
- * __syncthreads, at
- *   __syncwarp and at warp operations, in an order that can be chosen: a missing barrier shows as a
- * difference between orders. Under the thread sanitizer they are threads of the system, ordered by barriers
- * alone, and a race is reported.
+ *   __syncthreads, at __syncwarp and at warp operations, in an order that can be chosen: a missing barrier
+ *   shows as a difference between orders.
  * - A barrier that not all threads of a block reach, by the same line, ends the program with that line.
- * - Shared memory is filled with NaN before each block (not under sanitizers, which see what this is for). */
+ * - Shared memory is filled with NaN before each block.
+ * - The address sanitizer knows the fibers' stacks, and sees what goes beyond an array in shared memory.
+ * - To the thread sanitizer each fiber is a thread of its own, ordered by barriers, warp operations and the
+ *   end of the launch alone: races within a block and between blocks are reported. */
 #ifndef CUDA_SHIM_CUDA_RUNTIME_H
 #define CUDA_SHIM_CUDA_RUNTIME_H
 
@@ -26,13 +27,10 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#ifdef __SANITIZE_THREAD__
+#define __grid_constant__
+/* All that these programs keep in .bss is shared memory; the Makefile renames that section, so that the shim
+ * finds it. */
 #define __shared__ static
-#elif defined(__SANITIZE_ADDRESS__)
-#define __shared__ static
-#else
-#define __shared__ static __attribute__((section("cuda_shared")))
-#endif
 
 struct dim3 {
     unsigned x, y, z;
@@ -55,8 +53,10 @@ namespace cuda_shim
 {
 void barrier(const char *file, int line);
 void warp_barrier(const char *file, int line);
-/* The calling thread's place for a value that its warp reads. */
+/* The place of a thread of the calling one's warp for a value that the others read; -1: its own. */
 void *slot(int lane);
+/* Of the calling thread's block. */
+void *dynamic_shared();
 void run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel);
 
 template <typename... P, typename... A>

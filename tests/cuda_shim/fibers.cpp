@@ -1,59 +1,63 @@
 /* A block's threads as fibers of one thread of the system. */
-#ifndef __SANITIZE_THREAD__
+#include "cuda_shim/block.hpp"
+
 #include <stdlib.h>
 
-#include <ucontext.h>
-
+#include <utility>
 #include <vector>
 
-#include "cuda_shim/block.hpp"
+#include "cuda_shim/switch.hpp"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+/* Of the thread sanitizer, where the program has it. This file itself is compiled without, so that what the
+ * scheduler and the fibers share here is no race. */
+extern "C" {
+__attribute__((weak)) void *__tsan_get_current_fiber();
+__attribute__((weak)) void *__tsan_create_fiber(unsigned flags);
+__attribute__((weak)) void __tsan_destroy_fiber(void *fiber);
+__attribute__((weak)) void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+__attribute__((weak)) void __tsan_acquire(void *at);
+__attribute__((weak)) void __tsan_release(void *at);
+}
+
 namespace cuda_shim
 {
-enum { STACK = 128 << 10, MOST = 1024, WARP = 32 };
+enum { STACK = 128 << 10, MOST = 1024, WARP = 32, TSAN_NO_SYNC = 1 };
 enum state_t { READY, AT_BARRIER, AT_WARP_BARRIER, DONE };
 
-/* The registers that a call preserves lie on the stack; a context is its stack pointer. */
 struct fiber {
-    void *sp;
+    stack_pointer at;
     char *stack;
     state_t state;
     const char *file;
     int line;
+    unsigned passed, passed_in_warp; /* barriers */
+    void *tsan, *fake;               /* the sanitizers' own */
     alignas(16) unsigned char slot[16];
-#ifdef __SANITIZE_ADDRESS__
-    void *fake;
-#endif
+};
+
+/* What the thread sanitizer hangs the order of a block's threads on. Two of each: a thread may reach the next
+ * barrier before another has left this one. */
+struct tokens {
+    uint64_t block[2], warps[MOST / WARP][2];
 };
 
 static fiber fibers[MOST];
-static void *scheduler_sp;
-static int current;
-static const std::function<void()> *body;
-#ifdef __SANITIZE_ADDRESS__
-static void *scheduler_fake;
+static stack_pointer scheduler;
+static void *scheduler_tsan, *scheduler_fake;
 static const void *scheduler_stack;
 static size_t scheduler_size;
-#endif
+static int current;
+static const std::function<void()> *body;
+static tokens *order_of;
+static uint64_t end_of_launch;
+static cuda_shim_order order = CUDA_SHIM_FORWARD;
+static uint32_t random_state = 1;
 
-#if !defined(__x86_64__)
-#error "the shim switches fibers on x86-64 only"
-#endif
-extern "C" void cuda_shim_switch(void **save, void *to);
-asm(".text\n"
-    ".globl cuda_shim_switch\n"
-    ".type cuda_shim_switch,@function\n"
-    "cuda_shim_switch:\n"
-    "    push %rbp\n    push %rbx\n    push %r12\n    push %r13\n    push %r14\n    push %r15\n"
-    "    mov %rsp, (%rdi)\n"
-    "    mov %rsi, %rsp\n"
-    "    pop %r15\n    pop %r14\n    pop %r13\n    pop %r12\n    pop %rbx\n    pop %rbp\n"
-    "    ret\n"
-    ".size cuda_shim_switch, .-cuda_shim_switch\n");
+/* ---- switching ---- */
 
 static void to_scheduler(bool ends)
 {
@@ -63,7 +67,9 @@ static void to_scheduler(bool ends)
 #else
     (void)ends;
 #endif
-    cuda_shim_switch(&f.sp, scheduler_sp);
+    if (f.tsan != nullptr)
+        __tsan_switch_to_fiber(scheduler_tsan, TSAN_NO_SYNC);
+    switch_stack(&f.at, &scheduler);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(f.fake, nullptr, nullptr);
 #endif
@@ -76,7 +82,9 @@ static void to_fiber(int i)
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&scheduler_fake, fibers[i].stack, STACK);
 #endif
-    cuda_shim_switch(&scheduler_sp, fibers[i].sp);
+    if (fibers[i].tsan != nullptr)
+        __tsan_switch_to_fiber(fibers[i].tsan, TSAN_NO_SYNC);
+    switch_stack(&scheduler, &fibers[i].at);
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
 #endif
@@ -88,6 +96,8 @@ static void entry()
     __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
 #endif
     (*body)();
+    if (fibers[current].tsan != nullptr)
+        __tsan_release(&end_of_launch);
     fibers[current].state = DONE;
     to_scheduler(true);
     abort();
@@ -101,94 +111,125 @@ static void start(int i)
     if (f.stack == nullptr)
         fail("out of memory", __FILE__, __LINE__);
     f.state = READY;
-    /* Six registers and the address of entry; at entry the stack is as after a call. */
-    void **sp = (void **)((uintptr_t)(f.stack + STACK) & ~(uintptr_t)15) - 8;
-    memset(sp, 0, 8 * sizeof *sp);
-    sp[6] = (void *)entry;
-    f.sp = sp;
+    f.passed = f.passed_in_warp = 0;
+    f.fake = nullptr;
+    f.tsan = __tsan_create_fiber != nullptr ? __tsan_create_fiber(0) : nullptr;
+    prepare_stack(&f.at, f.stack, STACK, entry);
+}
+
+/* ---- what kernels call ---- */
+
+static void wait_for_others(state_t state, uint64_t *token, const char *file, int line)
+{
+    fiber &f = fibers[current];
+    f.state = state;
+    f.file = file;
+    f.line = line;
+    if (f.tsan != nullptr)
+        __tsan_release(token);
+    to_scheduler(false);
+    if (f.tsan != nullptr)
+        __tsan_acquire(token);
 }
 
 void barrier(const char *file, int line)
 {
-    fiber &f = fibers[current];
-    f.state = AT_BARRIER;
-    f.file = file;
-    f.line = line;
-    to_scheduler(false);
+    wait_for_others(AT_BARRIER, &order_of->block[fibers[current].passed++ % 2], file, line);
 }
 
 void warp_barrier(const char *file, int line)
 {
-    fiber &f = fibers[current];
-    f.state = AT_WARP_BARRIER;
-    f.file = file;
-    f.line = line;
-    to_scheduler(false);
+    wait_for_others(AT_WARP_BARRIER, &order_of->warps[current / WARP][fibers[current].passed_in_warp++ % 2],
+                    file, line);
 }
 
 void *slot(int lane)
 {
-    int first = current / WARP * WARP;
-    return fibers[lane < 0 ? current : first + lane].slot;
+    return fibers[lane < 0 ? current : current / WARP * WARP + lane].slot;
 }
+
+/* ---- a block ---- */
 
 /* Lets threads [first, last) go on if all of them stand at `state`, at one line. */
 static bool release(int first, int last, state_t state)
 {
     int waiting = 0, done = 0;
+    const fiber *some = nullptr;
     for (int i = first; i < last; i++) {
         waiting += fibers[i].state == state;
         done += fibers[i].state == DONE;
+        if (fibers[i].state == state && some == nullptr)
+            some = &fibers[i];
     }
     if (waiting == 0 || waiting + done < last - first)
         return false;
-    const fiber *some = nullptr;
     for (int i = first; i < last; i++)
-        if (fibers[i].state == state && some == nullptr)
-            some = &fibers[i];
-    for (int i = first; i < last; i++)
-        if (fibers[i].state != state || fibers[i].line != some->line)
+        if (fibers[i].state != state || fibers[i].line != some->line ||
+            strcmp(fibers[i].file, some->file) != 0)
             fail("not all threads come to this barrier", some->file, some->line);
     for (int i = first; i < last; i++)
         fibers[i].state = READY;
     return true;
 }
 
-static void make_order(std::vector<int> &order, int threads)
+static void make_order(std::vector<int> &list, int threads)
 {
-    static uint32_t state;
-    state = state == 0 ? current_order.seed | 1u : state;
-    order.resize((size_t)threads);
+    list.resize((size_t)threads);
     for (int i = 0; i < threads; i++)
-        order[(size_t)i] = current_order.order == CUDA_SHIM_REVERSE ? threads - 1 - i : i;
-    for (int i = threads - 1; i > 0 && current_order.order == CUDA_SHIM_RANDOM; i--) {
-        state = state * 1664525u + 1013904223u;
-        std::swap(order[(size_t)i], order[(size_t)((state >> 8) % (uint32_t)(i + 1))]);
+        list[(size_t)i] = order == CUDA_SHIM_REVERSE ? threads - 1 - i : i;
+    for (int i = threads - 1; i > 0 && order == CUDA_SHIM_RANDOM; i--) {
+        random_state = random_state * 1664525u + 1013904223u;
+        std::swap(list[(size_t)i], list[(size_t)((random_state >> 8) % (uint32_t)(i + 1))]);
     }
+}
+
+/* Every thread that can go on does so once. */
+static bool run_ready(int threads)
+{
+    static std::vector<int> list;
+    bool moved = false;
+    make_order(list, threads);
+    for (int i : list)
+        if (fibers[i].state == READY) {
+            to_fiber(i);
+            moved = true;
+        }
+    return moved;
 }
 
 void run_block(uint3 block, int threads, const std::function<void()> &kernel)
 {
-    static std::vector<int> order;
     body = &kernel;
     cuda_shim_block = block;
+    scheduler_tsan = __tsan_get_current_fiber != nullptr ? __tsan_get_current_fiber() : nullptr;
+    /* New ones for each block, as an old one would carry the order of another block's threads. */
+    order_of = (tokens *)malloc(sizeof *order_of);
     for (int i = 0; i < threads; i++)
         start(i);
     for (bool moved = true; moved;) {
-        moved = false;
-        make_order(order, threads);
-        for (int i : order)
-            if (fibers[i].state == READY) {
-                to_fiber(i);
-                moved = true;
-            }
+        moved = run_ready(threads);
         for (int first = 0; first < threads; first += WARP)
             moved = release(first, first + WARP < threads ? first + WARP : threads, AT_WARP_BARRIER) || moved;
         moved = release(0, threads, AT_BARRIER) || moved;
     }
-    for (int i = 0; i < threads; i++)
+    for (int i = 0; i < threads; i++) {
         if (fibers[i].state != DONE)
             fail("not all threads come to this barrier", fibers[i].file, fibers[i].line);
+        if (fibers[i].tsan != nullptr)
+            __tsan_destroy_fiber(fibers[i].tsan);
+    }
+    free(order_of);
+}
+
+void end_launch()
+{
+    if (__tsan_acquire != nullptr)
+        __tsan_acquire(&end_of_launch);
 }
 } // namespace cuda_shim
-#endif
+
+extern "C" void cuda_shim_set_order(cuda_shim_order new_order, uint32_t seed)
+{
+    cuda_shim::order = new_order;
+    cuda_shim::random_state = seed;
+}

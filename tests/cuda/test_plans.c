@@ -1,0 +1,117 @@
+/* Every cuDNN graph of every model, planned by the real cuDNN for a device that need not be there: an H100
+ * described by fixtures/cuda/h100.json. A plan shows that cuDNN has an engine for the graph; it says nothing
+ * about speed. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_backend.h"
+#include "graph/lower.h"
+#include "graph/params.h"
+#include "method/method.h"
+#include "models/registry.h"
+
+typedef struct number {
+    const char *name;
+    hl_elem elem;
+    bool tf32;
+} number;
+
+/* One planner a precision: graphs that models share are planned once. */
+static hl_backend *open_planner(void)
+{
+    char json[4096] = "";
+    FILE *file = fopen("tests/fixtures/cuda/h100.json", "r");
+    cr_assert_not_null(file);
+    cr_assert_gt(fread(json, 1, sizeof json - 1, file), 0);
+    fclose(file);
+    hl_backend *planner;
+    const hl_backend_options options = {.deterministic = false};
+    cr_assert_eq(hl_cuda_planner_open(json, &options, &planner), HL_OK, "%s", hl_last_error());
+    return planner;
+}
+
+/* Prepares every step of a training program, also behind one that has no plan. */
+static int prepare_all(hl_backend *planner, hl_graph *graph, const number *p, int64_t batch,
+                       const char *model)
+{
+    const hl_run_state run = {.grad_scale = 1.0f};
+    const hl_compile_options options = {
+        .batch = batch, .training = true, .elem = p->elem, .tf32 = p->tf32, .run = &run, .std = {1, 1, 1, 1}};
+    hl_arena *arena;
+    cr_assert_eq(hl_arena_create(&arena), HL_OK);
+    hl_code code = {.arena = arena, .options = &options, .backend = planner};
+    cr_assert_eq(hl_units_form(graph, &options, arena, &code.units), HL_OK);
+    cr_assert_eq(hl_lower(&code), HL_OK, "%s", hl_last_error());
+    const hl_step_list *const lists[] = {&code.forward, &code.backward, &code.once, &code.refresh};
+    int failures = 0;
+    for (int l = 0; l < 4; l++)
+        for (size_t i = 0; i < lists[l]->count; i++)
+            if (planner->ops->prepare(planner, lists[l]->items[i]) != HL_OK) {
+                fprintf(stderr, "%s, %s, batch %lld: %s\n", model, p->name, (long long)batch,
+                        hl_last_error());
+                failures++;
+            }
+    for (int l = 0; l < 4; l++)
+        for (size_t i = 0; i < lists[l]->count; i++)
+            planner->ops->release(planner, lists[l]->items[i]);
+    hl_code_free(&code);
+    hl_arena_destroy(arena);
+    return failures;
+}
+
+static int plan_model(hl_backend *planner, const hl_model_info *info, const char *method_text,
+                      const number *p)
+{
+    static const int64_t batches[] = {1, 32, 256};
+    hl_graph *graph;
+    hl_method method;
+    int failures = 0;
+    cr_assert_eq(hl_model_build(info, info->image_size, 1000, &graph), HL_OK, "%s", hl_last_error());
+    hl_graph_init(graph, 0);
+    cr_assert_eq(hl_method_parse(method_text, &method), HL_OK);
+    cr_assert_eq(hl_method_apply(graph, &method, HL_NORM_DEFAULT, 0), HL_OK);
+    cr_assert_eq(hl_graph_place(graph, planner), HL_OK);
+    for (int b = 0; b < 3; b++)
+        failures += prepare_all(planner, graph, p, batches[b], info->name);
+    hl_graph_destroy(graph);
+    return failures;
+}
+
+static void plan_all(const number *p)
+{
+    hl_backend *planner = open_planner();
+    int failures = 0;
+    for (int m = 0; m < hl_model_count(); m++) {
+        /* Frozen norms folded and gates; batch statistics and plain weights. */
+        failures += plan_model(planner, hl_model_at(m), "projection", p);
+        failures += plan_model(planner, hl_model_at(m), "full", p);
+    }
+    hl_cuda_plan_counts counts = hl_cuda_count_plans(planner);
+    printf("%s: %d graphs have plans, %d of them compiled at run time; %d requests found one made before\n",
+           p->name, counts.plans, counts.compiled, counts.reused);
+    hl_backend_close(planner);
+    cr_assert_eq(failures, 0, "%d graphs have no plan, see above", failures);
+    cr_assert_gt(counts.plans, 100);
+}
+
+Test(plans, bf16)
+{
+    plan_all(&(number){"bf16", HL_ELEM_BF16, false});
+}
+
+Test(plans, fp16)
+{
+    plan_all(&(number){"fp16", HL_ELEM_F16, false});
+}
+
+Test(plans, tf32)
+{
+    plan_all(&(number){"tf32", HL_ELEM_F32, true});
+}
+
+Test(plans, fp32)
+{
+    plan_all(&(number){"fp32", HL_ELEM_F32, false});
+}
