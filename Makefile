@@ -126,7 +126,7 @@ $(BUILD)/obj/shim/%.o: %.cpp
 
 KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o
 $(BUILD)/tests/kernels/test_shim: $(BUILD)/obj/shim/tests/cuda_shim/sample.o
-$(BUILD)/tests/kernels/%: tests/kernels/%.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
+$(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
 	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/libheirloom.a -o $@ -lcriterion $(LIBS) -lstdc++

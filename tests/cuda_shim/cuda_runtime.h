@@ -42,7 +42,7 @@ struct uint3 {
     unsigned x, y, z;
 };
 
-extern thread_local uint3 cuda_shim_thread, cuda_shim_block;
+extern __thread uint3 cuda_shim_thread, cuda_shim_block;
 extern dim3 cuda_shim_block_size, cuda_shim_grid_size;
 #define threadIdx cuda_shim_thread
 #define blockIdx  cuda_shim_block

@@ -47,9 +47,12 @@ struct tokens {
 
 static fiber fibers[MOST];
 static stack_pointer scheduler;
-static void *scheduler_tsan, *scheduler_fake;
+static void *scheduler_tsan;
+#ifdef __SANITIZE_ADDRESS__
+static void *scheduler_fake;
 static const void *scheduler_stack;
 static size_t scheduler_size;
+#endif
 static int current;
 static const std::function<void()> *body;
 static tokens *order_of;

@@ -14,7 +14,7 @@
 
 #include "cuda_shim/shim.h"
 
-thread_local uint3 cuda_shim_thread, cuda_shim_block;
+__thread uint3 cuda_shim_thread, cuda_shim_block;
 dim3 cuda_shim_block_size, cuda_shim_grid_size;
 
 namespace cuda_shim
@@ -50,7 +50,8 @@ __attribute__((no_sanitize("address"))) static void poison_static()
 
 static void fresh_shared(size_t bytes)
 {
-    unsigned long first = (unsigned long)__start_cuda_shared, size = (unsigned long)__stop_cuda_shared - first;
+    unsigned long first = (unsigned long)__start_cuda_shared,
+                  size = (unsigned long)__stop_cuda_shared - first;
     if (__tsan_java_init != nullptr && size > 0) {
         static bool known = false;
         first -= first % 8;
