@@ -13,7 +13,7 @@ PACKAGES := libpng libjpeg libzip jansson yaml-0.1 nettle
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror
 CFLAGS   ?= -O3 -g
 STANDARD := -std=c17 -D_GNU_SOURCE -fvisibility=hidden -fPIC -fopenmp -pthread
-INCLUDES := -Iinclude -Ihost -I. $(shell pkg-config --cflags $(PACKAGES))
+INCLUDES := $(if $(filter thread,$(SANITIZE)),-Itests/plain_criterion) -Iinclude -Ihost -I. $(shell pkg-config --cflags $(PACKAGES))
 LIBS     := $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
 
 ifeq ($(SANITIZE),address)
@@ -25,6 +25,8 @@ override BUILD := $(BUILD)-tsan
 SANITIZER := -fsanitize=thread
 STANDARD  += $(SANITIZER)
 endif
+# Criterion cannot run under the thread sanitizer.
+CRITERION := $(if $(filter thread,$(SANITIZE)),$(BUILD)/obj/tests/plain_criterion/main.o,-lcriterion)
 ifeq ($(DEBUG),1)
 CFLAGS := -O0 -g3
 endif
@@ -124,12 +126,30 @@ $(BUILD)/obj/shim/%.o: %.cpp
 	@echo "CXX $<"
 	$(Q)$(CXX) $(SHIM_FLAGS) $(filter-out -fsanitize=thread,$(SANITIZER)) -c $< -o $@
 
-KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o
+KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o $(filter %.o,$(CRITERION))
 $(BUILD)/tests/kernels/test_shim: $(BUILD)/obj/shim/tests/cuda_shim/sample.o
 $(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/libheirloom.a -o $@ -lcriterion $(LIBS) -lstdc++
+	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/libheirloom.a -o $@ $(filter-out %.o,$(CRITERION)) \
+	    $(LIBS) -lstdc++
+
+# The CUDA backend on a double of CUDA's libraries, with the kernels on the CPU: no device is needed, and none is used.
+ifneq ($(HAVE_CUDA_HEADERS),)
+include tests/cuda_double/double.mk
+TEST_PROGRAMS += $(DOUBLE_TESTS)
+CUDA_RIG := $(BUILD)/obj/tests/cuda/cuda_rig.o $(CUDA_SOURCES:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/with_cuda/backend.o
+$(BUILD)/obj/with_cuda/backend.o: host/backend/backend.c
+	@mkdir -p $(@D)
+	@echo "CC $< (with CUDA)"
+	$(Q)$(COMPILE) -DHL_WITH_CUDA -c $< -o $@
+$(filter $(BUILD)/tests/cuda/test_cuda_%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) \
+    $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
+	@mkdir -p $(@D)
+	@echo "LD $@"
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) $(SUPPORT_OBJECTS) \
+	    $(BUILD)/libheirloom.a -o $@ -lcriterion $(DOUBLE_LIBS)
+endif
 
 # The example is built as a user would build it: against the public headers alone.
 $(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
@@ -151,9 +171,9 @@ check-kernels: $(KERNEL_OBJECTS)
 # The tests again, under the sanitizer this build is for.
 sanitize: $(TEST_PROGRAMS)
 	scripts/run_tests.sh $(TEST_PROGRAMS)
-LOADER_TESTS := $(filter $(BUILD)/tests/data/test_loader_threads,$(TEST_PROGRAMS))
-sanitize-threads: $(LOADER_TESTS)
-	scripts/run_tests.sh $(LOADER_TESTS)
+THREAD_TESTS := $(filter $(BUILD)/tests/data/test_loader_threads $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS))
+sanitize-threads: $(THREAD_TESTS)
+	scripts/run_tests.sh $(THREAD_TESTS)
 
 # Training throughput beside PyTorch; BENCH='--models resnet50 ...' narrows it (scripts/bench.py).
 bench: all
