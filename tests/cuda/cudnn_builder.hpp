@@ -233,6 +233,28 @@ static inline cudnnDataType_t data_type(hl_elem elem)
                                  : CUDNN_DATA_FLOAT;
 }
 
+/* Frees what tests/support allocates. */
+class numbers
+{
+  public:
+    explicit numbers(double *given) : list(given)
+    {
+    }
+    ~numbers()
+    {
+        free(list);
+    }
+    numbers(const numbers &) = delete;
+    numbers &operator=(const numbers &) = delete;
+    operator double *() const
+    {
+        return list;
+    }
+
+  private:
+    double *list;
+};
+
 /* Device memory that is filled from doubles and read as doubles. */
 struct buffer {
     void *memory = nullptr;

@@ -95,9 +95,9 @@ static double finish(const product &p, double v, double bias)
 static void check_product(product p)
 {
     int64_t na = p.m * p.k, nb = p.k * p.n, nd = p.m * p.n;
-    double *a = random_doubles(na, -1, 1, p.elem, 1), *b = random_doubles(nb, -1, 1, p.elem, 2),
-           *c = random_doubles(nd, -1, 1, p.out, 3), *bias = random_doubles(p.m + p.n, -1, 1, p.out, 4),
-           *want = doubles(nd), *gradient = doubles(p.m + p.n);
+    numbers a(random_doubles(na, -1, 1, p.elem, 1)), b(random_doubles(nb, -1, 1, p.elem, 2)),
+        c(random_doubles(nd, -1, 1, p.out, 3)), bias(random_doubles(p.m + p.n, -1, 1, p.out, 4)),
+        want(doubles(nd)), gradient(doubles(p.m + p.n));
     for (int64_t j = 0; j < p.n; j++)
         for (int64_t i = 0; i < p.m; i++) {
             double sum = 0;
@@ -131,8 +131,6 @@ static void check_product(product p)
     close(&p);
     for (buffer *old : {&ba, &bb, &bc, &bd, &bbias, &workspace})
         old->release();
-    for (double *old : {a, b, c, bias, want, gradient})
-        free(old);
 }
 
 Test(matmul, transposes_types_and_sums_agree_with_plain_loops)

@@ -101,8 +101,8 @@ static std::vector<double> reorder(const ref_conv *c, const double *w, bool last
 static void check_layer(const ref_conv &c, hl_elem elem)
 {
     int64_t nx = hl_shape_count(c.x), ny = hl_shape_count(c.y), nw = ref_conv_weights(&c);
-    double *x = random_doubles(nx, -1, 1, elem, 1), *w = random_doubles(nw, -1, 1, elem, 2),
-           *dy = random_doubles(ny, -1, 1, elem, 3), *y = doubles(ny), *dx = doubles(nx), *dw = doubles(nw);
+    numbers x(random_doubles(nx, -1, 1, elem, 1)), w(random_doubles(nw, -1, 1, elem, 2)),
+        dy(random_doubles(ny, -1, 1, elem, 3)), y(doubles(ny)), dx(doubles(nx)), dw(doubles(nw));
     ref_conv_forward(&c, x, w, y);
     ref_conv_data(&c, dy, w, dx);
     ref_conv_weight(&c, x, dy, dw);
@@ -126,8 +126,6 @@ static void check_layer(const ref_conv &c, hl_elem elem)
     expect_close("dw", elem, ordered.data(), dw, nw, (double)ref_conv_terms(&c), 1);
     for (buffer *old : {&bx, &bw, &bdy, &by, &bdx, &bdw})
         old->release();
-    for (double *old : {x, w, dy, y, dx, dw})
-        free(old);
 }
 
 Test(convolution, passes_agree_with_the_reference)
@@ -145,9 +143,9 @@ Test(convolution, residual_bias_and_activation_are_fused)
     int64_t nx = hl_shape_count(c.x), ny = hl_shape_count(c.y), nw = ref_conv_weights(&c);
     const hl_shape vector = {1, 1, 1, c.y.c};
     for (hl_elem elem : elems) {
-        double *x = random_doubles(nx, -1, 1, elem, 1), *w = random_doubles(nw, -1, 1, elem, 2),
-               *z = random_doubles(ny, -1, 1, elem, 3), *bias = random_doubles(c.y.c, -1, 1, elem, 4),
-               *y = doubles(ny);
+        numbers x(random_doubles(nx, -1, 1, elem, 1)), w(random_doubles(nw, -1, 1, elem, 2)),
+            z(random_doubles(ny, -1, 1, elem, 3)), bias(random_doubles(c.y.c, -1, 1, elem, 4)),
+            y(doubles(ny));
         ref_conv_forward(&c, x, w, y);
         for (int64_t i = 0; i < ny; i++)
             y[i] = fmin(fmax(y[i] + z[i] + bias[i % c.y.c], 0), 2);
@@ -166,8 +164,6 @@ Test(convolution, residual_bias_and_activation_are_fused)
         convolve(b, FORWARD, window, tx, tw, v1);
         b.run({{tx, bx.memory}, {tw, bw.memory}, {tz, bz.memory}, {tb, bb.memory}, {ty, by.memory}});
         expect_close("y", elem, by.read().data(), y, ny, 40, 4);
-        for (double *old : {x, w, z, bias, y})
-            free(old);
     }
 }
 
@@ -177,8 +173,8 @@ Test(convolution, strides_are_followed)
     const hl_window window = {2, 2, 1, 1, 1, 1, 0, 0, 0, 0};
     ref_conv c = ref_conv_make({2, 4, 3, 2}, 3, 1, window);
     const int64_t nw = ref_conv_weights(&c), ny = hl_shape_count(c.y);
-    double *x = random_doubles(hl_shape_count(c.x), -1, 1, HL_ELEM_F32, 1),
-           *w = random_doubles(nw, -1, 1, HL_ELEM_F32, 2), *y = doubles(ny);
+    numbers x(random_doubles(hl_shape_count(c.x), -1, 1, HL_ELEM_F32, 1)),
+        w(random_doubles(nw, -1, 1, HL_ELEM_F32, 2)), y(doubles(ny));
     ref_conv_forward(&c, x, w, y);
     const sizes strides = {40, 20, 5, 1}; /* rows of 5 for 3 columns */
     std::vector<double> spaced(80, NAN);
@@ -232,8 +228,8 @@ static void check_pooling(cudnnResampleMode_t mode, hl_elem elem)
     attr.max = mode == CUDNN_RESAMPLE_MAXPOOL;
     attr.count_padding = mode == CUDNN_RESAMPLE_AVGPOOL_INCLUDE_PADDING;
     int64_t nx = hl_shape_count(in), ny = hl_shape_count(out);
-    double *x = random_doubles(nx, -1, 1, elem, 1), *dy = random_doubles(ny, -1, 1, elem, 2),
-           *y = doubles(ny), *index = doubles(ny), *dx = doubles(nx);
+    numbers x(random_doubles(nx, -1, 1, elem, 1)), dy(random_doubles(ny, -1, 1, elem, 2)), y(doubles(ny)),
+        index(doubles(ny)), dx(doubles(nx));
     ref_pool(&attr, x, in, out, y, index);
     ref_pool_grad(&attr, dy, index, in, out, dx);
     buffer bx(elem, nx, x), by(elem, ny), bi(HL_ELEM_U8, ny), bdy(elem, ny, dy), bdx(elem, nx);
@@ -279,27 +275,23 @@ Test(pooling, agrees_with_the_reference)
 
 struct norm_numbers {
     int64_t count, channels;
-    double *x, *dy, *scale, *shift, *mean, *var, *y, *inverse, *dx, *dscale, *dshift;
-};
+    numbers x, dy, scale, shift, mean, var, inverse, dscale, dshift, y, dx;
 
-static norm_numbers norm_reference(hl_shape s, hl_elem elem, double eps)
-{
-    norm_numbers n = {hl_shape_count(s), s.c, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-    n.x = random_doubles(n.count, -1, 1, elem, 1);
-    n.dy = random_doubles(n.count, -1, 1, elem, 2);
-    n.scale = random_doubles(s.c, 0.5, 2, HL_ELEM_F32, 3);
-    n.shift = random_doubles(s.c, -1, 1, HL_ELEM_F32, 4);
-    for (double **vector : {&n.mean, &n.var, &n.inverse, &n.dscale, &n.dshift})
-        *vector = doubles(s.c);
-    n.y = doubles(n.count);
-    n.dx = doubles(n.count);
-    ref_norm_statistics(n.x, n.count / s.c, s.c, n.mean, n.var);
-    ref_norm(n.x, n.count / s.c, s.c, n.scale, n.shift, n.mean, n.var, eps, n.y);
-    ref_norm_batch_grad(n.dy, n.x, n.count / s.c, s.c, n.scale, eps, n.dx, n.dscale, n.dshift);
-    for (int64_t c = 0; c < s.c; c++)
-        n.inverse[c] = 1 / sqrt(n.var[c] + eps);
-    return n;
-}
+    norm_numbers(hl_shape s, hl_elem elem, double eps)
+        : count(hl_shape_count(s)), channels(s.c), x(random_doubles(count, -1, 1, elem, 1)),
+          dy(random_doubles(count, -1, 1, elem, 2)), scale(random_doubles(s.c, 0.5, 2, HL_ELEM_F32, 3)),
+          shift(random_doubles(s.c, -1, 1, HL_ELEM_F32, 4)), mean(doubles(s.c)), var(doubles(s.c)),
+          inverse(doubles(s.c)), dscale(doubles(s.c)), dshift(doubles(s.c)), y(doubles(count)),
+          dx(doubles(count))
+    {
+        int64_t rows = count / channels;
+        ref_norm_statistics(x, rows, channels, mean, var);
+        ref_norm(x, rows, channels, scale, shift, mean, var, eps, y);
+        ref_norm_batch_grad(dy, x, rows, channels, scale, eps, dx, dscale, dshift);
+        for (int64_t c = 0; c < channels; c++)
+            inverse[c] = 1 / sqrt(var[c] + eps);
+    }
+};
 
 static void check_norm(hl_elem elem)
 {
@@ -307,7 +299,7 @@ static void check_norm(hl_elem elem)
     const float eps = 1e-3f, momentum = 0.25f;
     const cudnnBackendNormMode_t mode = CUDNN_BATCH_NORM;
     const cudnnBackendNormFwdPhase_t phase = CUDNN_NORM_FWD_TRAINING;
-    norm_numbers n = norm_reference(s, elem, (double)eps);
+    norm_numbers n(s, elem, (double)eps);
     double zeros[7] = {0}, rows = (double)(n.count / n.channels);
     buffer x(elem, n.count, n.x), dy(elem, n.count, n.dy), y(elem, n.count), dx(elem, n.count),
         scale(HL_ELEM_F32, 7, n.scale), shift(HL_ELEM_F32, 7, n.shift), mean(HL_ELEM_F32, 7),
@@ -402,8 +394,8 @@ Test(pointwise, activations_agree_with_the_reference)
         {CUDNN_POINTWISE_RELU_BWD, HL_ACT_RELU, 0},      {CUDNN_POINTWISE_RELU_BWD, HL_ACT_RELU6, 6},
         {CUDNN_POINTWISE_SIGMOID_BWD, HL_ACT_SIGMOID, 0}};
     int64_t count = hl_shape_count(s);
-    double *x = random_doubles(count, -9, 9, HL_ELEM_F32, 1),
-           *dy = random_doubles(count, -1, 1, HL_ELEM_F32, 2), *want = doubles(count);
+    numbers x(random_doubles(count, -9, 9, HL_ELEM_F32, 1)), dy(random_doubles(count, -1, 1, HL_ELEM_F32, 2)),
+        want(doubles(count));
     buffer bx(HL_ELEM_F32, count, x), bdy(HL_ELEM_F32, count, dy), by(HL_ELEM_F32, count);
     for (auto &a : all) {
         bool backward = a.mode >= CUDNN_POINTWISE_RELU_BWD && a.mode < CUDNN_POINTWISE_CMP_EQ;
@@ -424,8 +416,8 @@ Test(pointwise, a_broadcast_product_is_reduced_again)
 {
     const hl_shape s = {2, 3, 4, 5}, factor = {2, 1, 1, 5};
     int64_t count = hl_shape_count(s);
-    double *x = random_doubles(count, -1, 1, HL_ELEM_BF16, 1),
-           *f = random_doubles(10, -1, 1, HL_ELEM_BF16, 2), want[10] = {0};
+    numbers x(random_doubles(count, -1, 1, HL_ELEM_BF16, 1)), f(random_doubles(10, -1, 1, HL_ELEM_BF16, 2));
+    double want[10] = {0};
     for (int64_t i = 0; i < count; i++)
         want[i / 60 * 5 + i % 5] += x[i] * f[i / 60 * 5 + i % 5];
     buffer bx(HL_ELEM_BF16, count, x), bf(HL_ELEM_BF16, 10, f), by(HL_ELEM_F32, 10);
@@ -450,8 +442,9 @@ Test(pointwise, a_broadcast_product_is_reduced_again)
 
 Test(matmul, one_matrix_serves_a_batch)
 {
-    double *a = random_doubles(2 * 3 * 4, -1, 1, HL_ELEM_F16, 1),
-           *c = random_doubles(4 * 5, -1, 1, HL_ELEM_F16, 2), want[30] = {0};
+    numbers a(random_doubles(2 * 3 * 4, -1, 1, HL_ELEM_F16, 1)),
+        c(random_doubles(4 * 5, -1, 1, HL_ELEM_F16, 2));
+    double want[30] = {0};
     for (int i = 0; i < 30; i++)
         for (int k = 0; k < 4; k++)
             want[i] += a[i / 5 * 4 + k] * c[k * 5 + i % 5];

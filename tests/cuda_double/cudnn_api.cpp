@@ -21,9 +21,9 @@ namespace
 struct box {
     shared_descriptor content;
 };
-std::set<cudnnHandle_t> handles;
-std::set<void *> boxes;
-thread_local std::string last_error;
+auto &handles = *new std::set<cudnnHandle_t>;
+auto &boxes = *new std::set<void *>;
+auto &last_error = *new std::string;
 
 const char *name_of(const descriptor &d)
 {

@@ -20,7 +20,7 @@ struct kind {
 const std::vector<kind> &kinds()
 {
     /* clang-format off */
-    static const std::vector<kind> all = {
+    static const auto &all = *new std::vector<kind>{
         {CUDNN_BACKEND_TENSOR_DESCRIPTOR, "tensor", {
             A(TENSOR_DATA_TYPE, DATA_TYPE, DATA_TYPE, 1, 1, MANDATORY, 0),
             A(TENSOR_DIMENSIONS, INT64, INT64, 1, 8, MANDATORY, 0),

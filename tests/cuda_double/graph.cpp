@@ -12,8 +12,8 @@ namespace cuda_double
 namespace
 {
 typedef std::shared_ptr<std::vector<work>> works;
-std::map<cudaGraph_t, works> graphs;
-std::map<cudaGraphExec_t, works> executables;
+auto &graphs = *new std::map<cudaGraph_t, works>;
+auto &executables = *new std::map<cudaGraphExec_t, works>;
 uintptr_t next_handle = 0x1000; /* handles are never used twice, so that stale ones are noticed */
 
 void find_leaks(std::vector<std::string> &found)

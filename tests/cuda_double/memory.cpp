@@ -34,10 +34,10 @@ struct allocation {
     }
 };
 
-std::map<const unsigned char *, allocation> table;
+auto &table = *new std::map<const unsigned char *, allocation>;
 uint64_t next_number = 1;
 size_t total = (size_t)64 << 30;
-std::map<int, size_t> in_use; /* by device */
+auto &in_use = *new std::map<int, size_t>; /* by device */
 
 const allocation *find(const void *pointer)
 {

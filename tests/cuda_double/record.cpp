@@ -27,15 +27,15 @@ struct failure {
 };
 
 std::recursive_mutex mutex;
-std::deque<entry> entries;
-std::map<std::string, int64_t> totals;
-std::vector<failure> failures;
-std::vector<std::string> complaints, leaks;
+auto &entries = *new std::deque<entry>;
+auto &totals = *new std::map<std::string, int64_t>;
+auto &failures = *new std::vector<failure>;
+auto &complaints = *new std::vector<std::string>, &leaks = *new std::vector<std::string>;
 const char *current = "at the end";
 
 std::multimap<int, part> &parts()
 {
-    static std::multimap<int, part> all;
+    static auto &all = *new std::multimap<int, part>;
     return all;
 }
 

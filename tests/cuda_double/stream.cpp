@@ -14,18 +14,20 @@ namespace cuda_double
 {
 namespace
 {
-std::map<cudaStream_t, std::shared_ptr<stream>> streams;
-std::map<cudaEvent_t, std::shared_ptr<event>> events;
-std::vector<std::weak_ptr<capture>> captures;
+/* Here as in all files of the double: never destroyed, so that what they own is not taken for a leak of the
+ * program's. */
+auto &streams = *new std::map<cudaStream_t, std::shared_ptr<stream>>;
+auto &events = *new std::map<cudaEvent_t, std::shared_ptr<event>>;
+auto &captures = *new std::vector<std::weak_ptr<capture>>;
 int next_stream = 1;
 double clock_now; /* milliseconds */
 double_schedule schedule = DOUBLE_LATE;
 uint32_t schedule_number;
-std::minstd_rand chance;
+std::mt19937 chance;
 
 std::shared_ptr<stream> &legacy()
 {
-    static std::shared_ptr<stream> s = std::make_shared<stream>();
+    static auto &s = *new std::shared_ptr<stream>(std::make_shared<stream>());
     return s;
 }
 
@@ -58,9 +60,14 @@ void run_one(const std::shared_ptr<stream> &s)
 
 void advance_by_chance()
 {
+    std::map<int, std::shared_ptr<stream>> by_number;
     for (auto &entry : streams)
-        for (unsigned n = (unsigned)chance() % 4; n > 0 && !entry.second->queue.empty(); n--)
-            run_one(entry.second);
+        by_number[entry.second->number] = entry.second;
+    for (unsigned n = (unsigned)chance() % 4; n > 0 && !by_number.empty(); n--) {
+        auto picked = std::next(by_number.begin(), (std::ptrdiff_t)(chance() % by_number.size()));
+        if (!picked->second->queue.empty())
+            run_one(picked->second);
+    }
 }
 
 void push(const std::shared_ptr<stream> &s, item next)
