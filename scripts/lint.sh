@@ -14,7 +14,7 @@ sources() {
 }
 
 if command -v clang-format >/dev/null; then
-    unformatted=$(sources '*.c' '*.h' '*.cu' | xargs clang-format --dry-run 2>&1 | sed -nE 's/^([^:]+):[0-9]+:.*/\1/p' | sort -u)
+    unformatted=$(sources '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' '*.hpp' | xargs clang-format --dry-run 2>&1 | sed -nE 's/^([^:]+):[0-9]+:.*/\1/p' | sort -u)
     for file in $unformatted; do complain "$file is not formatted (clang-format -i $file)"; done
 else
     echo "lint: no clang-format here, formatting is not checked" >&2
@@ -24,11 +24,13 @@ fi
 declare -A may=(
     [base]="" [io]="base" [backend]="base io" [graph]="backend base io" [models]="graph backend base io"
     [method]="graph backend base io" [data]="base io" [train]="method data models graph backend base io"
-    [cli]="train method data models graph backend base io"
+    [cli]="train method data models graph backend base io" [kernels]="base"
+    [backend/cuda]="kernels backend base io"
 )
 for layer in "${!may[@]}"; do
-    folder=host/$layer
-    [ "$layer" = models ] && folder=models
+    folder=host/$layer except=""
+    [ -d "$layer" ] && folder=$layer
+    [ "$layer" = backend ] && except=':!host/backend/cuda/*'
     while IFS=: read -r file line; do
         [ -z "$file" ] && continue
         target=$(sed -E 's/.*"([^/"]+)\/.*/\1/' <<<"$line")
@@ -36,19 +38,19 @@ for layer in "${!may[@]}"; do
         *" $target "*) ;;
         *) complain "$file includes $target/, which is above $layer/" ;;
         esac
-    done < <(sources "$folder/*.c" "$folder/*.h" | xargs -r grep -HoE '^#include "[^/"]+/[^"]*"' /dev/null)
+    done < <(sources "$folder/*.c" "$folder/*.h" "$folder/*.cu" "$folder/*.cuh" ${except:+"$except"} | xargs -r grep -HoE '^#include "[^/"]+/[^"]*"' /dev/null)
 done
 
-for header in dnnl cudnn cublas; do
+for header in dnnl cudnn cublas cuda; do
     case $header in dnnl) home=host/backend/cpu/ ;; *) home=host/backend/cuda/ ;; esac
     while read -r file; do
         case $file in "$home"* | tests/*) ;; *) complain "$file includes $header outside $home" ;; esac
-    done < <(sources 'host/*' 'include/*' 'models/*' | xargs grep -lE "#include [<\"].*$header" 2>/dev/null)
+    done < <(sources 'host/*' 'include/*' 'models/*' | xargs grep -lE "#include <.*$header" 2>/dev/null)
 done
 
 while read -r lines file; do
     [ "$file" = total ] || [ "$lines" -le 600 ] || complain "$file has $lines lines (split it by subject)"
-done < <(sources '*.c' '*.h' '*.cu' '*.py' '*.sh' | xargs wc -l)
+done < <(sources '*.c' '*.h' '*.cu' '*.cuh' '*.cpp' '*.hpp' '*.py' '*.sh' | xargs wc -l)
 
 [ "$bad" -eq 0 ] && echo "lint: clean"
 exit "$bad"
