@@ -14,7 +14,8 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -
 CFLAGS   ?= -O3 -g
 STANDARD := -std=c17 -D_GNU_SOURCE -fvisibility=hidden -fPIC -fopenmp -pthread
 INCLUDES := $(if $(filter thread,$(SANITIZE)),-Itests/plain_criterion) -Iinclude -Ihost -I. $(shell pkg-config --cflags $(PACKAGES))
-LIBS     := $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
+HOST_LIBS := $(shell pkg-config --libs $(PACKAGES)) -ldnnl -lm
+LIBS      = $(HOST_LIBS) $(CUDA_LIBS)
 
 ifeq ($(SANITIZE),address)
 override BUILD := $(BUILD)-asan
@@ -43,8 +44,7 @@ ifeq ($(CUDA),1)
 ifeq ($(NVCC),)
 $(error CUDA=1, but nvcc was not found: put it on PATH or set NVCC=)
 endif
-INCLUDES  += -DHL_WITH_CUDA
-LIBS      += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -lcublasLt -lcudart_static -ldl -lrt -lstdc++
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudnn -lcublasLt -lcudart_static -ldl -lrt -lstdc++
 NVCCFLAGS ?= -O3
 CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
@@ -57,12 +57,16 @@ Q := $(if $(filter 1,$(V)),,@)
 
 COMPILE = $(CC) $(STANDARD) $(CFLAGS) $(WARNINGS) $(INCLUDES) -DHL_VERSION='"$(VERSION)"' -MMD -MP
 
+CLI_SOURCES  := $(wildcard host/cli/*.c)
 CUDA_SOURCES := $(wildcard host/backend/cuda/*.c)
-LIB_SOURCES := $(filter-out host/cli/% $(CUDA_SOURCES),$(wildcard host/*/*.c host/*/*/*.c)) $(wildcard models/*.c) \
-               $(if $(filter 1,$(CUDA)),$(CUDA_SOURCES))
-CLI_SOURCES := $(wildcard host/cli/*.c)
-LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o) $(KERNEL_OBJECTS)
-CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
+WITHOUT_CUDA := host/backend/without_cuda.c
+HOST_SOURCES := $(filter-out $(CLI_SOURCES) $(CUDA_SOURCES) $(WITHOUT_CUDA),$(wildcard host/*/*.c host/*/*/*.c)) \
+                $(wildcard models/*.c)
+HOST_OBJECTS := $(HOST_SOURCES:%.c=$(BUILD)/obj/%.o)
+CLI_OBJECTS  := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
+CUDA_OBJECTS := $(CUDA_SOURCES:%.c=$(BUILD)/obj/%.o)
+NO_CUDA_OBJECT := $(WITHOUT_CUDA:%.c=$(BUILD)/obj/%.o)
+LIB_OBJECTS  := $(HOST_OBJECTS) $(if $(filter 1,$(CUDA)),$(CUDA_OBJECTS) $(KERNEL_OBJECTS),$(NO_CUDA_OBJECT))
 
 # Tests of the CUDA backend need the toolkit's headers; those that ask the real cuDNN need the backend.
 HAVE_CUDA_HEADERS := $(wildcard $(CUDA_HOME)/include/cudnn.h)
@@ -71,7 +75,7 @@ TEST_SOURCES  := $(filter-out $(if $(HAVE_CUDA_HEADERS),,tests/cuda/%) \
 TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
 
-.PHONY: all lib test test-programs check-kernels sanitize sanitize-threads lint fuzz bench install uninstall clean help
+.PHONY: FORCE all lib test test-programs check-kernels sanitize sanitize-threads lint fuzz bench install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -88,13 +92,23 @@ $(BUILD)/obj/kernels/%.o: kernels/%.cu
 	$(Q)$(NVCC) -std=c++17 $(NVCCFLAGS) $(CUDA_CODE) --threads 2 -Xcompiler=-fPIC,-fvisibility=hidden -Werror all-warnings \
 	    -Xptxas --warn-on-spills,--warn-on-local-memory-usage,-Werror --compress-mode=size -Ihost -I. -MMD -MP -c $< -o $@
 
-$(BUILD)/libheirloom.a: $(LIB_OBJECTS)
-	@echo "AR $@"
-	$(Q)rm -f $@ && ar rcs $@ $^
+# What the libraries are made of, in a file that changes when the answer does (CUDA=0 after CUDA=1, a source removed).
+$(BUILD)/objects: FORCE
+	@mkdir -p $(@D)
+	@echo '$(LIB_OBJECTS) $(CUDA_ARCHS)' | cmp -s - $@ || echo '$(LIB_OBJECTS) $(CUDA_ARCHS)' > $@
 
-$(BUILD)/libheirloom.so: $(LIB_OBJECTS)
+$(BUILD)/libheirloom.a: $(LIB_OBJECTS) $(BUILD)/objects
+	@echo "AR $@"
+	$(Q)rm -f $@ && ar rcs $@ $(LIB_OBJECTS)
+
+# The library without CUDA, whatever CUDA is: for tests that bring a CUDA backend of their own.
+$(BUILD)/obj/libhost.a: $(HOST_OBJECTS) $(NO_CUDA_OBJECT) $(BUILD)/objects
+	@echo "AR $@"
+	$(Q)rm -f $@ && ar rcs $@ $(HOST_OBJECTS) $(NO_CUDA_OBJECT)
+
+$(BUILD)/libheirloom.so: $(LIB_OBJECTS) $(BUILD)/objects
 	@echo "LD $@"
-	$(Q)$(CC) $(STANDARD) $(CFLAGS) -shared -Wl,-soname,libheirloom.so -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(STANDARD) $(CFLAGS) -shared -Wl,-soname,libheirloom.so -o $@ $(LIB_OBJECTS) $(LIBS)
 
 $(BUILD)/heirloom: $(CLI_OBJECTS) $(BUILD)/libheirloom.a
 	@echo "LD $@"
@@ -128,27 +142,23 @@ $(BUILD)/obj/shim/%.o: %.cpp
 
 KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o $(filter %.o,$(CRITERION))
 $(BUILD)/tests/kernels/test_shim: $(BUILD)/obj/shim/tests/cuda_shim/sample.o
-$(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/libheirloom.a
+$(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/libheirloom.a -o $@ $(filter-out %.o,$(CRITERION)) \
-	    $(LIBS) -lstdc++
+	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ $(filter-out %.o,$(CRITERION)) \
+	    $(HOST_LIBS) -lstdc++
 
 # The CUDA backend on a double of CUDA's libraries, with the kernels on the CPU: no device is needed, and none is used.
 ifneq ($(HAVE_CUDA_HEADERS),)
 include tests/cuda_double/double.mk
 TEST_PROGRAMS += $(DOUBLE_TESTS)
-CUDA_RIG := $(BUILD)/obj/tests/cuda/cuda_rig.o $(CUDA_SOURCES:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/with_cuda/backend.o
-$(BUILD)/obj/with_cuda/backend.o: host/backend/backend.c
-	@mkdir -p $(@D)
-	@echo "CC $< (with CUDA)"
-	$(Q)$(COMPILE) -DHL_WITH_CUDA -c $< -o $@
+CUDA_RIG := $(BUILD)/obj/tests/cuda/cuda_rig.o $(CUDA_OBJECTS)
 $(filter $(BUILD)/tests/cuda/test_cuda_%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) \
-    $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
+    $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
 	$(Q)$(COMPILE) -Itests -MF $@.d $< $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) $(SUPPORT_OBJECTS) \
-	    $(BUILD)/libheirloom.a -o $@ -lcriterion $(DOUBLE_LIBS)
+	    $(BUILD)/obj/libhost.a -o $@ -lcriterion $(HOST_LIBS) -lstdc++
 endif
 
 # The example is built as a user would build it: against the public headers alone.
@@ -234,4 +244,4 @@ help:
 # Objects stay, also those that only test programs are made of.
 .SECONDARY:
 
--include $(LIB_OBJECTS:.o=.d) $(SHIM_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
+-include $(LIB_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(NO_CUDA_OBJECT:.o=.d) $(SHIM_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "backend/backend.h"
+#include "backend/cuda/cuda_backend.h"
 #include "cli/common.h"
 #include "method/method.h"
 #include "models/registry.h"
@@ -94,17 +95,53 @@ hl_status cli_methods(cli_values *values)
     return HL_OK;
 }
 
-hl_status cli_devices(cli_values *values)
+static hl_status list_cpu(json_t *list)
 {
     hl_backend *cpu;
     HL_TRY(hl_cpu_backend_open(0, NULL, &cpu));
     bool bf16 = cpu->ops->is_native(cpu, HL_ELEM_BF16);
     int threads = cpu->threads;
     hl_backend_close(cpu);
-    if (cli_flag(values, "json"))
-        return cli_print_json(json_pack("{s:[{s:s, s:i, s:b}], s:b}", "devices", "name", "cpu", "threads",
-                                        threads, "bf16", bf16, "cuda", 0));
-    printf("cpu   %d threads, fp32%s\n", threads, bf16 ? " and bf16" : " (bf16 is emulated)");
-    printf("cuda  not in this build\n");
+    if (list != NULL)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:i, s:b}", "name", "cpu", "threads", threads, "bf16", bf16));
+    else
+        printf("cpu      %d threads, fp32%s\n", threads, bf16 ? " and bf16" : " (bf16 is emulated)");
+    return HL_OK;
+}
+
+static hl_status list_cuda(int number, json_t *list)
+{
+    hl_cuda_device d;
+    char name[16], capability[16];
+    HL_TRY(hl_cuda_describe(number, &d));
+    snprintf(name, sizeof name, "cuda:%d", number);
+    snprintf(capability, sizeof capability, "%d.%d", d.major, d.minor);
+    if (list != NULL)
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:I, s:s, s:i, s:b}", "name", name, "model", d.name,
+                                        "memory_bytes", (json_int_t)d.memory, "compute_capability",
+                                        capability, "multiprocessors", d.multiprocessors, "bf16", true));
+    else
+        printf("%-8s %s, %.1f GiB, compute capability %s, %d multiprocessors, fp32, tf32, bf16 and fp16\n",
+               name, d.name, (double)d.memory / (1024.0 * 1024.0 * 1024.0), capability, d.multiprocessors);
+    return HL_OK;
+}
+
+hl_status cli_devices(cli_values *values)
+{
+    json_t *list = cli_flag(values, "json") ? json_array() : NULL;
+    int count = hl_cuda_device_count();
+    hl_status status = list_cpu(list);
+    for (int i = 0; i < count && status == HL_OK; i++)
+        status = list_cuda(i, list);
+    if (status != HL_OK) {
+        json_decref(list);
+        return status;
+    }
+    if (list != NULL)
+        return cli_print_json(json_pack("{s:o, s:i}", "devices", list, "cuda", count));
+    if (count == 0 && hl_cuda_probe(0) != HL_OK)
+        printf("cuda     %s\n", hl_last_error());
     return HL_OK;
 }

@@ -4,18 +4,16 @@ DOUBLE_FLAGS = -std=c++17 -O3 -g -fopenmp -pthread -Wall -Wextra -Wpedantic -Wco
                $(CUDA_HEADERS) -Itests -Ihost -I. -MMD -MP
 DOUBLE_OBJECTS := $(patsubst tests/%.cpp,$(BUILD)/obj/%.o,$(wildcard tests/cuda_double/*.cpp))
 DOUBLE_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(wildcard tests/cuda/test_double_*.cpp))
-# What the libraries that it stands in for are called by the linker.
-DOUBLE_LIBS = $(filter-out -lcudnn -lcublasLt -lcudart_static,$(LIBS)) -lstdc++
 
 $(BUILD)/obj/cuda_double/%.o: tests/cuda_double/%.cpp
 	@mkdir -p $(@D)
 	@echo "CXX $<"
 	$(Q)$(CXX) $(DOUBLE_FLAGS) -c $< -o $@
 
-$(BUILD)/tests/cuda/test_double_%: tests/cuda/test_double_%.cpp $(DOUBLE_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
+$(BUILD)/tests/cuda/test_double_%: tests/cuda/test_double_%.cpp $(DOUBLE_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(CXX) $(DOUBLE_FLAGS) -MF $@.d $< $(DOUBLE_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion \
-	    $(DOUBLE_LIBS)
+	$(Q)$(CXX) $(DOUBLE_FLAGS) -MF $@.d $< $(DOUBLE_OBJECTS) $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a -o $@ -lcriterion \
+	    $(HOST_LIBS)
 
 -include $(DOUBLE_OBJECTS:.o=.d) $(DOUBLE_TESTS:%=%.d)

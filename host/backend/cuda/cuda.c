@@ -178,11 +178,24 @@ static hl_cuda *make(int number, const hl_backend_options *options)
     return cuda;
 }
 
+/* Kernels are built for a list of architectures, which need not have the device's. */
+static hl_status try_kernel(hl_cuda *cuda)
+{
+    hl_cuda_device device;
+    if (hl_launch_set_run_state((hl_run_state){.seed = 0}, cuda->run, cuda->compute) == cudaSuccess)
+        return HL_OK;
+    cudaError_t error = cudaGetLastError();
+    HL_TRY(hl_cuda_describe(cuda->number, &device));
+    return hl_fail(HL_E_DEVICE, cuda->base.device,
+                   "build with `make CUDA_ARCHS=\"...\"` that has it, or use --device cpu",
+                   "this program's kernels do not run on %s, compute capability %d.%d: %s", device.name,
+                   device.major, device.minor, cudaGetErrorString(error));
+}
+
 static hl_status open_device(hl_cuda *cuda)
 {
     const char *name = cuda->base.device;
     HL_CUDA(cudaSetDevice(cuda->number), name, "select the device");
-    HL_TRY(hl_cuda_describe(cuda->number, cuda->description, sizeof cuda->description));
     HL_CUDA(cudaStreamCreateWithFlags(&cuda->compute, cudaStreamNonBlocking), name, "create a stream");
     HL_CUDA(cudaStreamCreateWithFlags(&cuda->copy, cudaStreamNonBlocking), name, "create a stream");
     HL_CUDNN(cudnnCreate(&cuda->cudnn), name, "open");
@@ -190,7 +203,8 @@ static hl_status open_device(hl_cuda *cuda)
     HL_BLAS(cublasLtCreate(&cuda->blas), name, "open");
     HL_TRY(hl_cuda_plans_open(cuda));
     HL_TRY(hl_cuda_memory_open(cuda));
-    return hl_cuda_alloc(&cuda->base, sizeof *cuda->run, "run state", (void **)&cuda->run);
+    HL_TRY(hl_cuda_alloc(&cuda->base, sizeof *cuda->run, "run state", (void **)&cuda->run));
+    return try_kernel(cuda);
 }
 
 hl_status hl_cuda_backend_open(int number, const hl_backend_options *options, hl_backend **backend)

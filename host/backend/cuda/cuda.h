@@ -25,7 +25,6 @@ typedef struct hl_cuda {
     int number;
     bool planner; /* hl_cuda_planner_open: there is no device */
     bool deterministic, autotune;
-    char description[160];
     size_t workspace_limit; /* of one cuDNN or cuBLASLt call */
     cudnnHandle_t cudnn;
     cudnnBackendDescriptor_t device_properties; /* planner */

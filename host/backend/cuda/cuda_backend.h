@@ -8,8 +8,13 @@
 int hl_cuda_device_count(void);
 /* Is device `number` there, and can this build run on it? HL_E_DEVICE says what was looked for and found. */
 hl_status hl_cuda_probe(int number);
-/* One line about a device, "NVIDIA H100 80GB HBM3, 80 GB, compute capability 9.0". */
-hl_status hl_cuda_describe(int number, char *text, size_t size);
+typedef struct hl_cuda_device {
+    char name[128];   /* "NVIDIA H100 80GB HBM3" */
+    size_t memory;    /* bytes in all */
+    int major, minor; /* compute capability */
+    int multiprocessors;
+} hl_cuda_device;
+hl_status hl_cuda_describe(int number, hl_cuda_device *device);
 
 hl_status hl_cuda_backend_open(int number, const hl_backend_options *options, hl_backend **backend);
 

@@ -30,13 +30,16 @@ struct hl_cuda_plans {
 hl_status hl_cuda_plans_open(hl_cuda *cuda)
 {
     char identity[400];
+    hl_cuda_device device;
     cuda->plans = calloc(1, sizeof *cuda->plans);
     if (cuda->plans == NULL)
         return hl_fail_nomem("plans", sizeof *cuda->plans);
     if (cuda->planner)
         return HL_OK;
-    snprintf(identity, sizeof identity, "cuDNN %zu, CUDA %d, %s%s%s", cudnnGetVersion(), CUDART_VERSION,
-             cuda->description, cuda->deterministic ? ", deterministic" : "",
+    HL_TRY(hl_cuda_describe(cuda->number, &device));
+    snprintf(identity, sizeof identity, "cuDNN %zu, CUDA %d, %s, %d.%d, %d multiprocessors%s%s",
+             cudnnGetVersion(), CUDART_VERSION, device.name, device.major, device.minor,
+             device.multiprocessors, cuda->deterministic ? ", deterministic" : "",
              cuda->autotune ? ", timed" : "");
     return hl_plan_store_open(identity, &cuda->plans->store);
 }

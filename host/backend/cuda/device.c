@@ -72,12 +72,14 @@ hl_status hl_cuda_probe(int number)
     return HL_OK;
 }
 
-hl_status hl_cuda_describe(int number, char *text, size_t size)
+hl_status hl_cuda_describe(int number, hl_cuda_device *device)
 {
     struct cudaDeviceProp properties;
     HL_CUDA(cudaGetDeviceProperties(&properties, number), "CUDA", "ask for a device's properties");
-    snprintf(text, size, "%.100s, %.0f GiB, compute capability %d.%d", properties.name,
-             (double)properties.totalGlobalMem / (1024.0 * 1024.0 * 1024.0), properties.major,
-             properties.minor);
+    *device = (hl_cuda_device){.memory = properties.totalGlobalMem,
+                               .major = properties.major,
+                               .minor = properties.minor,
+                               .multiprocessors = properties.multiProcessorCount};
+    snprintf(device->name, sizeof device->name, "%.127s", properties.name);
     return HL_OK;
 }
