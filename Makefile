@@ -26,8 +26,7 @@ override BUILD := $(BUILD)-tsan
 SANITIZER := -fsanitize=thread
 STANDARD  += $(SANITIZER)
 endif
-# Criterion cannot run under the thread sanitizer.
-CRITERION := $(if $(filter thread,$(SANITIZE)),$(BUILD)/obj/tests/plain_criterion/main.o,-lcriterion)
+CRITERION := -lcriterion
 ifeq ($(DEBUG),1)
 CFLAGS := -O0 -g3
 endif
@@ -74,6 +73,11 @@ TEST_SOURCES  := $(filter-out $(if $(HAVE_CUDA_HEADERS),,tests/cuda/%) \
                      $(if $(filter 1,$(CUDA)),,tests/cuda/test_plans.c),$(wildcard tests/*/test_*.c))
 TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
+ifeq ($(SANITIZE),thread)
+# Criterion cannot run under the thread sanitizer.
+SUPPORT_OBJECTS += $(BUILD)/obj/tests/plain_criterion/main.o
+CRITERION :=
+endif
 
 .PHONY: FORCE all lib test test-programs check-kernels sanitize sanitize-threads lint fuzz bench install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
@@ -118,7 +122,7 @@ $(BUILD)/heirloom: $(CLI_OBJECTS) $(BUILD)/libheirloom.a
 $(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a -o $@ -lcriterion $(LIBS)
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a -o $@ $(CRITERION) $(LIBS)
 
 $(BUILD)/obj/tests/%.o: STANDARD += -Itests
 
@@ -140,12 +144,13 @@ $(BUILD)/obj/shim/%.o: %.cpp
 	@echo "CXX $<"
 	$(Q)$(CXX) $(SHIM_FLAGS) $(filter-out -fsanitize=thread,$(SANITIZER)) -c $< -o $@
 
-KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o $(filter %.o,$(CRITERION))
-$(BUILD)/tests/kernels/test_shim: $(BUILD)/obj/shim/tests/cuda_shim/sample.o
+KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o
+SHIM_SAMPLE := $(BUILD)/obj/shim/tests/cuda_shim/sample.o
+$(BUILD)/tests/kernels/test_shim: $(SHIM_SAMPLE)
 $(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ $(filter-out %.o,$(CRITERION)) \
+	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ $(CRITERION) \
 	    $(HOST_LIBS) -lstdc++
 
 # The CUDA backend on a double of CUDA's libraries, with the kernels on the CPU: no device is needed, and none is used.
@@ -244,4 +249,4 @@ help:
 # Objects stay, also those that only test programs are made of.
 .SECONDARY:
 
--include $(LIB_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(NO_CUDA_OBJECT:.o=.d) $(SHIM_OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
+-include $(LIB_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(NO_CUDA_OBJECT:.o=.d) $(SHIM_OBJECTS:.o=.d) $(SHIM_SAMPLE:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)

@@ -53,8 +53,9 @@ namespace cuda_shim
 {
 void barrier(const char *file, int line);
 void warp_barrier(const char *file, int line);
-/* The place of a thread of the calling one's warp for a value that the others read; -1: its own. */
-void *slot(int lane);
+/* Leaves a value of up to 16 bytes for the calling thread's warp; reads what `lane` of it left. */
+void leave(const void *value, size_t bytes);
+void read(int lane, void *value, size_t bytes);
 /* Of the calling thread's block. */
 void *dynamic_shared();
 void run(const char *name, dim3 grid, dim3 block, size_t shared, const std::function<void()> &kernel);
@@ -67,13 +68,15 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, void *st
                       [=] { run("kernel", grid, block, shared, [&] { std::apply(kernel, copies); }); });
 }
 
-template <typename T> T exchange(T value, int from, const char *file, int line)
+/* Its variables lie on a stack that blocks share, which is no race. */
+template <typename T>
+__attribute__((noinline, no_sanitize("thread"))) T exchange(T value, int from, const char *file, int line)
 {
     static_assert(sizeof(T) <= 16, "a warp exchanges up to 16 bytes");
-    memcpy(slot(-1), &value, sizeof value);
+    leave(&value, sizeof value);
     warp_barrier(file, line);
     T other;
-    memcpy(&other, slot(from), sizeof other);
+    read(from, &other, sizeof other);
     warp_barrier(file, line);
     return other;
 }

@@ -146,9 +146,21 @@ void warp_barrier(const char *file, int line)
                     file, line);
 }
 
-void *slot(int lane)
+/* Byte by byte: the thread sanitizer watches memcpy also here, and blocks share the slots. */
+static void copy(volatile unsigned char *to, const volatile unsigned char *from, size_t bytes)
 {
-    return fibers[lane < 0 ? current : current / WARP * WARP + lane].slot;
+    for (size_t i = 0; i < bytes; i++)
+        to[i] = from[i];
+}
+
+void leave(const void *value, size_t bytes)
+{
+    copy(fibers[current].slot, (const unsigned char *)value, bytes);
+}
+
+void read(int lane, void *value, size_t bytes)
+{
+    copy((unsigned char *)value, fibers[current / WARP * WARP + lane].slot, bytes);
 }
 
 /* ---- a block ---- */
@@ -175,26 +187,28 @@ static bool release(int first, int last, state_t state)
     return true;
 }
 
-static void make_order(std::vector<int> &list, int threads)
+void make_order(std::vector<uint32_t> &list, uint64_t count)
 {
-    list.resize((size_t)threads);
-    for (int i = 0; i < threads; i++)
-        list[(size_t)i] = order == CUDA_SHIM_REVERSE ? threads - 1 - i : i;
-    for (int i = threads - 1; i > 0 && order == CUDA_SHIM_RANDOM; i--) {
+    if (count > UINT32_MAX)
+        fail("a grid too large for the shim", __FILE__, __LINE__);
+    list.resize(count);
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = order == CUDA_SHIM_REVERSE ? (uint32_t)count - 1 - i : i;
+    for (uint32_t i = (uint32_t)count; i-- > 1 && order == CUDA_SHIM_RANDOM;) {
         random_state = random_state * 1664525u + 1013904223u;
-        std::swap(list[(size_t)i], list[(size_t)((random_state >> 8) % (uint32_t)(i + 1))]);
+        std::swap(list[i], list[(random_state >> 8) % (i + 1)]);
     }
 }
 
 /* Every thread that can go on does so once. */
 static bool run_ready(int threads)
 {
-    static std::vector<int> list;
+    static std::vector<uint32_t> list;
     bool moved = false;
-    make_order(list, threads);
-    for (int i : list)
+    make_order(list, (uint64_t)threads);
+    for (uint32_t i : list)
         if (fibers[i].state == READY) {
-            to_fiber(i);
+            to_fiber((int)i);
             moved = true;
         }
     return moved;
@@ -207,8 +221,11 @@ void run_block(uint3 block, int threads, const std::function<void()> &kernel)
     scheduler_tsan = __tsan_get_current_fiber != nullptr ? __tsan_get_current_fiber() : nullptr;
     /* New ones for each block, as an old one would carry the order of another block's threads. */
     order_of = (tokens *)malloc(sizeof *order_of);
+    static int turn =
+        0; /* the sanitizer knows a thread by a slot, which the next block's at the same place must not get */
+    turn++;
     for (int i = 0; i < threads; i++)
-        start(i);
+        start((i + turn) % threads);
     for (bool moved = true; moved;) {
         moved = run_ready(threads);
         for (int first = 0; first < threads; first += WARP)

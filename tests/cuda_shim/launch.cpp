@@ -1,5 +1,5 @@
-/* Launches: limits, blocks one after another, shared memory poisoned. The threads of a block are in
- * fibers.cpp.
+/* Launches: limits, blocks one after another in the order that is set, shared memory poisoned. The threads of
+ * a block are in fibers.cpp.
  *
  * Under the thread sanitizer nothing orders the blocks of a launch, but they use the same shared memory; so
  * before each block the sanitizer has to forget who used it. Its functions for garbage collectors do that. */
@@ -96,15 +96,15 @@ void run(const char *name, dim3 grid, dim3 block, size_t shared, const std::func
     launches++;
     cuda_shim_block_size = block;
     cuda_shim_grid_size = grid;
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                fresh_shared(shared);
-                used.emplace_back(dynamic, &free);
-                run_block({x, y, z}, (int)block.x, kernel);
-                if (__tsan_java_init == nullptr) /* else it may not be freed before the launch ends */
-                    used.clear();
-            }
+    std::vector<uint32_t> list;
+    make_order(list, (uint64_t)grid.x * grid.y * grid.z);
+    for (uint32_t i : list) {
+        fresh_shared(shared);
+        used.emplace_back(dynamic, &free);
+        run_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y}, (int)block.x, kernel);
+        if (__tsan_java_init == nullptr) /* else it may not be freed before the launch ends */
+            used.clear();
+    }
     end_launch();
 }
 } // namespace cuda_shim

@@ -1,28 +1,27 @@
-/* The loader with many workers, for the thread sanitizer. A program of its own and not a Criterion test,
- * since Criterion cannot run under that sanitizer; it prints the same summary line. */
+/* The loader with many workers, for the thread sanitizer. */
+#include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "data/loader.h"
+#include "support/scratch.h"
 
 enum { IMAGES = 40, SIDE = 16 };
 
 static const char *const fixtures[] = {"jpeg_420.jpg", "source.png", "png_palette_8.png", "missing.png"};
 
-static char root[] = "/tmp/heirloom-threads-XXXXXX";
+static char *root;
 
-static void add_entries(bool add)
+static void add_images(void)
 {
     char here[2048], name[4096], target[4096];
-    if (getcwd(here, sizeof here) == NULL)
-        exit(1);
+    cr_assert_not_null(getcwd(here, sizeof here));
     for (int i = 0; i < IMAGES; i++) {
         snprintf(name, sizeof name, "%s/%d/%d.png", root, i % 2, i);
         snprintf(target, sizeof target, "%s/tests/fixtures/images/%s", here, fixtures[i % 4]);
-        if (add ? symlink(target, name) != 0 : unlink(name) != 0)
-            perror(name);
+        cr_assert_eq(symlink(target, name), 0);
     }
 }
 
@@ -82,30 +81,28 @@ static bool same_with_many_workers(const hl_dataset *dataset, hl_augment augment
     return same;
 }
 
-int main(void)
+static void check(hl_augment augment)
 {
-    char folder[64];
-    if (mkdtemp(root) == NULL)
-        return 1;
+    root = scratch_make();
     for (int c = 0; c < 2; c++) {
+        char folder[4096];
         snprintf(folder, sizeof folder, "%s/%d", root, c);
-        if (mkdir(folder, 0700) != 0)
-            return 1;
+        cr_assert_eq(mkdir(folder, 0700), 0);
     }
-    add_entries(true);
+    add_images();
     hl_dataset *dataset;
-    int passed = 0;
-    if (hl_dataset_open(root, NULL, &dataset) == HL_OK) {
-        passed += same_with_many_workers(dataset, HL_AUGMENT_FLIP);
-        passed += same_with_many_workers(dataset, HL_AUGMENT_STANDARD);
-        hl_dataset_destroy(dataset);
-    }
-    add_entries(false);
-    for (int c = 0; c < 2; c++) {
-        snprintf(folder, sizeof folder, "%s/%d", root, c);
-        rmdir(folder);
-    }
-    rmdir(root);
-    printf("Tested: 2 | Passing: %d | Failing: %d | Crashing: 0\n", passed, 2 - passed);
-    return passed == 2 ? 0 : 1;
+    cr_assert_eq(hl_dataset_open(root, NULL, &dataset), HL_OK);
+    cr_assert(same_with_many_workers(dataset, augment));
+    hl_dataset_destroy(dataset);
+    scratch_remove(root);
+}
+
+Test(loader_threads, batches_do_not_depend_on_how_many_workers_flip)
+{
+    check(HL_AUGMENT_FLIP);
+}
+
+Test(loader_threads, batches_do_not_depend_on_how_many_workers_crop)
+{
+    check(HL_AUGMENT_STANDARD);
 }

@@ -13,7 +13,12 @@
 
 #include "base/shape.h"
 
+/* Under the thread sanitizer, which finds races in any order and is slow, one order is run. */
+#ifdef __SANITIZE_THREAD__
+enum { KERNEL_BUFFERS = 24, KERNEL_ORDERS = 1 };
+#else
 enum { KERNEL_BUFFERS = 24, KERNEL_ORDERS = 4 };
+#endif
 
 typedef struct kernel_rig {
     struct {
@@ -43,6 +48,10 @@ void kernel_after(kernel_rig *rig, int order);
         cr_assert_eq((launch), 0);                                                                           \
         kernel_after((rig), kernel_order_);                                                                  \
     }
+
+/* Is this one of the cases to run, of a long list? Under the thread sanitizer one of `one_of` is, else all.
+ */
+bool kernel_takes_case(int one_of);
 
 /* Types that kernels compute with. */
 extern const hl_elem kernel_elems[3]; /* f32, bf16, f16 */

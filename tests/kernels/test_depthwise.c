@@ -115,6 +115,8 @@ static void every_problem(check run)
         for (size_t c = 0; c < COUNT(channel_counts); c++)
             for (size_t e = 0; e < COUNT(kernel_elems); e++)
                 for (int integers = 0; integers < 2; integers++) {
+                    if (!kernel_takes_case(53))
+                        continue;
                     operands o = make(&problems[p], channel_counts[c], kernel_elems[e], integers == 1);
                     run(&o, integers == 1);
                     drop(&o);
@@ -177,12 +179,13 @@ Test(depthwise, bias_residual_and_activation_are_fused)
 {
     for (size_t p = 0; p < COUNT(problems); p++)
         for (size_t e = 0; e < COUNT(kernel_elems); e++)
-            for (int64_t channels = 8; channels <= 17; channels += 9) {
-                operands o = make(&problems[p], channels, kernel_elems[e], false);
-                check_fused(&o, HL_ACT_SILU, false);
-                check_fused(&o, HL_ACT_RELU6, true);
-                drop(&o);
-            }
+            for (int64_t channels = 8; channels <= 17; channels += 9)
+                if (kernel_takes_case(53)) {
+                    operands o = make(&problems[p], channels, kernel_elems[e], false);
+                    check_fused(&o, HL_ACT_SILU, false);
+                    check_fused(&o, HL_ACT_RELU6, true);
+                    drop(&o);
+                }
 }
 
 Test(depthwise, bias_may_have_the_type_of_the_tensors)

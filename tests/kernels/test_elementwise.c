@@ -46,7 +46,8 @@ Test(elementwise, sums_with_every_activation)
     for (int a = 0; a < ACTS; a++)
         for (int e = 0; e < 3; e++)
             for (int c = 0; c < COUNTS; c++)
-                expect_sum(acts[a], kernel_elems[e], counts[c], 1 + c % 3);
+                if (kernel_takes_case(13))
+                    expect_sum(acts[a], kernel_elems[e], counts[c], 1 + c % 3);
 }
 
 Test(elementwise, a_sum_may_overwrite_a_term)
@@ -99,7 +100,8 @@ Test(elementwise, gradients_of_every_activation)
     for (int a = 0; a < ACTS; a++)
         for (int e = 0; e < 3; e++)
             for (int c = 0; c < COUNTS; c++)
-                expect_slope(acts[a], kernel_elems[e], counts[c]);
+                if (kernel_takes_case(13))
+                    expect_slope(acts[a], kernel_elems[e], counts[c]);
 }
 
 static void expect_product(hl_elem elem, int64_t n, int64_t pixels, int64_t channels, bool broadcast)
@@ -128,7 +130,8 @@ Test(elementwise, products_of_equal_shapes_and_of_a_factor_per_channel)
     for (int e = 0; e < 3; e++)
         for (int c = 0; c < 5; c++)
             for (int broadcast = 0; broadcast < 2; broadcast++)
-                expect_product(kernel_elems[e], 3, 7, channels[c], broadcast != 0);
+                if (kernel_takes_case(13))
+                    expect_product(kernel_elems[e], 3, 7, channels[c], broadcast != 0);
 }
 
 static void expect_copy(hl_elem elem, int64_t from_channels, int64_t from_first, int64_t to_channels,
@@ -193,16 +196,17 @@ Test(elementwise, conversions_round_to_nearest)
     enum { COUNT = 517 };
     double *x = random_doubles(COUNT, -300.0, 300.0, HL_ELEM_F32, 1), got[COUNT], want[COUNT];
     for (int from = 0; from < 3; from++)
-        for (int to = 0; to < 3; to++) {
-            kernel_rig r = {0};
-            for (int i = 0; i < COUNT; i++)
-                want[i] = stored(kernel_elems[to], stored(kernel_elems[from], x[i]));
-            void *in = kernel_input(&r, COUNT, kernel_elems[from], x),
-                 *out = kernel_output(&r, COUNT, kernel_elems[to]);
-            KERNEL_RUN(&r, hl_launch_convert(in, kernel_elems[from], out, kernel_elems[to], COUNT, NULL));
-            kernel_get(out, COUNT, kernel_elems[to], got);
-            expect_same("conversion", got, want, COUNT);
-            kernel_rig_clear(&r);
-        }
+        for (int to = 0; to < 3; to++)
+            if (kernel_takes_case(13)) {
+                kernel_rig r = {0};
+                for (int i = 0; i < COUNT; i++)
+                    want[i] = stored(kernel_elems[to], stored(kernel_elems[from], x[i]));
+                void *in = kernel_input(&r, COUNT, kernel_elems[from], x),
+                     *out = kernel_output(&r, COUNT, kernel_elems[to]);
+                KERNEL_RUN(&r, hl_launch_convert(in, kernel_elems[from], out, kernel_elems[to], COUNT, NULL));
+                kernel_get(out, COUNT, kernel_elems[to], got);
+                expect_same("conversion", got, want, COUNT);
+                kernel_rig_clear(&r);
+            }
     free(x);
 }

@@ -52,21 +52,23 @@ static void layer_close(layer *l)
 Test(norm, running_statistics_with_residual_and_activation)
 {
     for (int e = 0; e < 3; e++)
-        for (int s = 0; s < SHAPES; s++) {
-            layer l;
-            layer_open(&l, kernel_elems[e], s, s % 2 ? HL_ACT_RELU : HL_ACT_SILU, 0.0);
-            void *x = kernel_input(&l.rig, l.count, kernel_elems[e], l.x),
-                 *residual = s % 3 ? kernel_input(&l.rig, l.count, kernel_elems[e], l.dy) : NULL,
-                 *y = kernel_output(&l.rig, l.count, kernel_elems[e]);
-            KERNEL_RUN(&l.rig, hl_launch_norm(&l.args, x, residual, y, kernel_elems[e], NULL));
-            kernel_get(y, l.count, kernel_elems[e], l.out);
-            ref_norm(l.x, l.rows, l.channels, l.scale, l.shift, l.mean, l.var, (double)l.args.eps, l.want);
-            for (int64_t i = 0; i < l.count; i++)
-                l.want[i] = ref_act(l.args.act, l.want[i] + (residual != NULL ? l.dy[i] : 0.0));
-            /* Values up to 2 (1.5 / sqrt(.5)) + 2. */
-            expect_close("norm", kernel_elems[e], l.out, l.want, l.count, 8.0, 24.0);
-            layer_close(&l);
-        }
+        for (int s = 0; s < SHAPES; s++)
+            if (kernel_takes_case(13)) {
+                layer l;
+                layer_open(&l, kernel_elems[e], s, s % 2 ? HL_ACT_RELU : HL_ACT_SILU, 0.0);
+                void *x = kernel_input(&l.rig, l.count, kernel_elems[e], l.x),
+                     *residual = s % 3 ? kernel_input(&l.rig, l.count, kernel_elems[e], l.dy) : NULL,
+                     *y = kernel_output(&l.rig, l.count, kernel_elems[e]);
+                KERNEL_RUN(&l.rig, hl_launch_norm(&l.args, x, residual, y, kernel_elems[e], NULL));
+                kernel_get(y, l.count, kernel_elems[e], l.out);
+                ref_norm(l.x, l.rows, l.channels, l.scale, l.shift, l.mean, l.var, (double)l.args.eps,
+                         l.want);
+                for (int64_t i = 0; i < l.count; i++)
+                    l.want[i] = ref_act(l.args.act, l.want[i] + (residual != NULL ? l.dy[i] : 0.0));
+                /* Values up to 2 (1.5 / sqrt(.5)) + 2. */
+                expect_close("norm", kernel_elems[e], l.out, l.want, l.count, 8.0, 24.0);
+                layer_close(&l);
+            }
 }
 
 /* centre: of the values, whose deviation is about 0.6; a large one would cancel everything in a naive
@@ -117,13 +119,15 @@ Test(norm, batch_statistics_and_moving_running_ones)
 {
     for (int e = 0; e < 3; e++)
         for (int s = 0; s < SHAPES; s++)
-            expect_batch(kernel_elems[e], s, 0.0);
+            if (kernel_takes_case(13))
+                expect_batch(kernel_elems[e], s, 0.0);
 }
 
 Test(norm, a_large_mean_does_not_cancel_the_variance)
 {
     for (int s = 2; s < SHAPES; s++)
-        expect_batch(HL_ELEM_F32, s, 100.0);
+        if (kernel_takes_case(13))
+            expect_batch(HL_ELEM_F32, s, 100.0);
 }
 
 static void expect_gradients(hl_elem elem, int s, bool batch, bool keep)
@@ -192,5 +196,6 @@ Test(norm, gradients_with_running_and_batch_statistics)
     for (int e = 0; e < 3; e++)
         for (int s = 0; s < SHAPES; s++)
             for (int batch = 0; batch < 2; batch++)
-                expect_gradients(kernel_elems[e], s, batch != 0, s % 2 != 0);
+                if (kernel_takes_case(13))
+                    expect_gradients(kernel_elems[e], s, batch != 0, s % 2 != 0);
 }
