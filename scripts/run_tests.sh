@@ -1,31 +1,42 @@
 #!/usr/bin/env bash
-# Runs Criterion test programs and sums up what they report: run_tests.sh PROGRAM...
+# Runs test programs, as many at a time as there are cores, and sums up what they report: run_tests.sh PROGRAM...
 # Exit status 1 when a test failed or a program ended without its summary.
 set -u
-passed=0 failed=0 broken=()
-for program in "$@"; do
-    log=$(mktemp)
-    status=0
-    "$program" --timeout 300 --jobs 1 >"$log" 2>&1 || status=$?
-    summary=$(grep -oE 'Tested: [0-9]+ \| .*' "$log" | sed 's/\x1b\[[0-9;]*m//g' | tail -n 1)
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+export results
+# Two programs share the cores: threads that wait are not to spin.
+export OMP_WAIT_POLICY=passive
+
+run_one() {
+    local program=$1 log status=0 summary tested good
+    local name=${program##*/tests/}
+    log=$results/${name//\//.}
+    "$program" --timeout 900 --jobs 1 >"$log.log" 2>&1 || status=$?
+    summary=$(grep -oE 'Tested: [0-9]+ \| .*' "$log.log" | sed 's/\x1b\[[0-9;]*m//g' | tail -n 1)
     tested=$(sed -nE 's/^Tested: ([0-9]+) .*/\1/p' <<<"$summary")
     good=$(sed -nE 's/.*Passing: ([0-9]+) .*/\1/p' <<<"$summary")
     if [ -z "$tested" ]; then
-        broken+=("$program (exit status $status, no summary)")
-        failed=$((failed + 1))
-        cat "$log"
+        echo "$program (exit status $status, no summary)" >"$log.broken"
+        echo "0 1" >"$log.count"
     else
-        passed=$((passed + good))
-        failed=$((failed + tested - good))
+        echo "$good $((tested - good))" >"$log.count"
         if [ "$status" -ne 0 ] || [ "$tested" -ne "$good" ]; then
-            broken+=("$program ($good of $tested passed)")
-            cat "$log"
+            echo "$program ($good of $tested passed)" >"$log.broken"
         fi
-        grep -E 'SKIPPED' "$log" | sed "s|^|$program: |"
     fi
-    printf '%-60s %s\n' "${program##*/tests/}" "${summary:-no summary}"
-    rm -f "$log"
-done
-for name in "${broken[@]}"; do echo "FAILED: $name"; done
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "${#broken[@]}" -eq 0 ]
+    {
+        [ -f "$log.broken" ] && cat "$log.log"
+        grep -E 'SKIPPED' "$log.log" | sort -u | sed "s|^|$name: |"
+        printf '%-60s %s\n' "$name" "${summary:-no summary}"
+    } >"$log.text"
+    cat "$log.text" # in one piece, so that programs do not mix their lines
+}
+export -f run_one
+
+printf '%s\0' "$@" | xargs -0 -n 1 -P "$(nproc)" bash -c 'run_one "$0"'
+cat "$results"/*.broken 2>/dev/null | sed 's/^/FAILED: /'
+cat "$results"/*.count | awk -v programs=$# '
+    { passed += $1; failed += $2; ran++ }
+    END { print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 || ran != programs }' || exit 1
+! compgen -G "$results/*.broken" >/dev/null
