@@ -9,6 +9,9 @@ complain() {
     bad=1
 }
 
+# Without git's list of the project's files nothing would be checked, and all would seem well.
+git ls-files >/dev/null || { complain "git does not list the project's files here"; exit 1; }
+
 sources() {
     git ls-files --cached --others --exclude-standard -- "$@" | while read -r file; do [ -f "$file" ] && echo "$file"; done
 }

@@ -9,7 +9,7 @@ step() {
     echo "$1 ($((SECONDS / 60)) min)"
 }
 
-bash scripts/install_packages.sh clang-format g++ binutils
+bash scripts/install_packages.sh clang-format git g++ binutils
 if [ "${CUDA:-1}" != 0 ] && [ -z "${NVCC:-}" ] && ! command -v nvcc >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
     step "fetching the CUDA toolkit"
     bash scripts/install_packages.sh python3-pip
