@@ -39,7 +39,10 @@ CUDA_HOME ?= $(if $(NVCC),$(abspath $(dir $(NVCC))..),/usr/local/cuda)
 CUDA_ARCHS ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u),\
                 80 86 89 90 100 120)
 CUDA_HEADERS := -isystem $(CUDA_HOME)/include
-ifeq ($(CUDA),1)
+# CUDA=double (for tests of the tests): the CUDA backend on a double of CUDA's libraries, which computes on the CPU.
+ifeq ($(CUDA),double)
+CUDA_LIBS := -lstdc++
+else ifeq ($(CUDA),1)
 ifeq ($(NVCC),)
 $(error CUDA=1, but nvcc was not found: put it on PATH or set NVCC=)
 endif
@@ -50,6 +53,7 @@ CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_
 KERNEL_OBJECTS := $(patsubst %.cu,$(BUILD)/obj/%.o,$(wildcard kernels/*.cu))
 endif
 
+comma := ,
 # V=1 shows the whole command lines.
 V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
@@ -65,7 +69,13 @@ HOST_OBJECTS := $(HOST_SOURCES:%.c=$(BUILD)/obj/%.o)
 CLI_OBJECTS  := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 CUDA_OBJECTS := $(CUDA_SOURCES:%.c=$(BUILD)/obj/%.o)
 NO_CUDA_OBJECT := $(WITHOUT_CUDA:%.c=$(BUILD)/obj/%.o)
-LIB_OBJECTS  := $(HOST_OBJECTS) $(if $(filter 1,$(CUDA)),$(CUDA_OBJECTS) $(KERNEL_OBJECTS),$(NO_CUDA_OBJECT))
+SHIM_OBJECTS := $(patsubst %.cu,$(BUILD)/obj/shim/%.o,$(wildcard kernels/*.cu)) \
+                $(patsubst %.cpp,$(BUILD)/obj/shim/%.o,$(wildcard tests/cuda_shim/*.cpp))
+DOUBLE_OBJECTS := $(patsubst tests/%.cpp,$(BUILD)/obj/%.o,$(wildcard tests/cuda_double/*.cpp))
+BACKEND_0      := $(NO_CUDA_OBJECT)
+BACKEND_1      := $(CUDA_OBJECTS) $(KERNEL_OBJECTS)
+BACKEND_double := $(CUDA_OBJECTS) $(SHIM_OBJECTS) $(DOUBLE_OBJECTS)
+LIB_OBJECTS    := $(HOST_OBJECTS) $(BACKEND_$(CUDA))
 
 # Tests of the CUDA backend need the toolkit's headers; those that ask the real cuDNN need the backend.
 HAVE_CUDA_HEADERS := $(wildcard $(CUDA_HOME)/include/cudnn.h)
@@ -73,13 +83,16 @@ TEST_SOURCES  := $(filter-out $(if $(HAVE_CUDA_HEADERS),,tests/cuda/%) \
                      $(if $(filter 1,$(CUDA)),,tests/cuda/test_plans.c),$(wildcard tests/*/test_*.c))
 TEST_PROGRAMS := $(TEST_SOURCES:%.c=$(BUILD)/%)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard tests/support/*.c))
+# Device memory that tests can read and write where it lies (tests/cuda/managed.c).
+MANAGED   := $(if $(filter 1,$(CUDA)),$(BUILD)/obj/tests/cuda/managed.o)
+TEST_LIBS  = $(if $(MANAGED),-Wl$(comma)--wrap=cudaMalloc) $(LIBS)
 ifeq ($(SANITIZE),thread)
 # Criterion cannot run under the thread sanitizer.
 SUPPORT_OBJECTS += $(BUILD)/obj/tests/plain_criterion/main.o
 CRITERION :=
 endif
 
-.PHONY: FORCE all lib test test-programs check-kernels sanitize sanitize-threads lint fuzz bench install uninstall clean help
+.PHONY: FORCE all lib test test-programs check-kernels device-programs test-device sanitize sanitize-threads lint fuzz bench install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -119,52 +132,14 @@ $(BUILD)/heirloom: $(CLI_OBJECTS) $(BUILD)/libheirloom.a
 	$(Q)$(CC) $(STANDARD) $(CFLAGS) -o $@ $^ $(LIBS)
 
 # A test file is a program of its own: tests/DIR/test_X.c mirrors host/DIR/X.c.
-$(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a
+$(BUILD)/tests/%: tests/%.c $(SUPPORT_OBJECTS) $(MANAGED) $(BUILD)/libheirloom.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(BUILD)/libheirloom.a -o $@ $(CRITERION) $(LIBS)
+	$(Q)$(COMPILE) -Itests -MF $@.d $< $(SUPPORT_OBJECTS) $(MANAGED) $(BUILD)/libheirloom.a -o $@ $(CRITERION) $(TEST_LIBS)
 
 $(BUILD)/obj/tests/%.o: STANDARD += -Itests
 
-# The CUDA kernels compiled for the CPU (tests/cuda_shim), which the tests of kernels run. What they keep in .bss is
-# shared memory, which the shim looks for under another name. The shim's own code is not what the thread sanitizer is for.
-CXX     ?= c++
-OBJCOPY ?= objcopy
-SHIM_FLAGS = -std=c++17 -O2 -g -fopenmp -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror -Itests/cuda_shim -Itests -Ihost -I. \
-             -MMD -MP
-SHIM_OBJECTS := $(patsubst %.cu,$(BUILD)/obj/shim/%.o,$(wildcard kernels/*.cu)) \
-                $(patsubst %.cpp,$(BUILD)/obj/shim/%.o,$(wildcard tests/cuda_shim/*.cpp))
-$(BUILD)/obj/shim/%.o: %.cu
-	@mkdir -p $(@D)
-	@echo "CXX $<"
-	$(Q)$(CXX) $(SHIM_FLAGS) $(SANITIZER) -x c++ -c $< -o $@
-	$(Q)$(OBJCOPY) --rename-section .bss=cuda_shared $@
-$(BUILD)/obj/shim/%.o: %.cpp
-	@mkdir -p $(@D)
-	@echo "CXX $<"
-	$(Q)$(CXX) $(SHIM_FLAGS) $(filter-out -fsanitize=thread,$(SANITIZER)) -c $< -o $@
-
-KERNEL_RIG := $(BUILD)/obj/tests/kernels/kernel_rig.o
-SHIM_SAMPLE := $(BUILD)/obj/shim/tests/cuda_shim/sample.o
-$(BUILD)/tests/kernels/test_shim: $(SHIM_SAMPLE)
-$(filter $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(KERNEL_RIG) $(SUPPORT_OBJECTS) $(SHIM_OBJECTS) $(BUILD)/obj/libhost.a
-	@mkdir -p $(@D)
-	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ $(CRITERION) \
-	    $(HOST_LIBS) -lstdc++
-
-# The CUDA backend on a double of CUDA's libraries, with the kernels on the CPU: no device is needed, and none is used.
-ifneq ($(HAVE_CUDA_HEADERS),)
-include tests/cuda_double/double.mk
-TEST_PROGRAMS += $(DOUBLE_TESTS)
-CUDA_RIG := $(BUILD)/obj/tests/cuda/cuda_rig.o $(CUDA_OBJECTS)
-$(filter $(BUILD)/tests/cuda/test_cuda_%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) \
-    $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a
-	@mkdir -p $(@D)
-	@echo "LD $@"
-	$(Q)$(COMPILE) -Itests -MF $@.d $< $(CUDA_RIG) $(DOUBLE_OBJECTS) $(SHIM_OBJECTS) $(SUPPORT_OBJECTS) \
-	    $(BUILD)/obj/libhost.a -o $@ -lcriterion $(HOST_LIBS) -lstdc++
-endif
+include tests/cuda/cuda.mk
 
 # The example is built as a user would build it: against the public headers alone.
 $(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
@@ -175,9 +150,16 @@ $(BUILD)/tests/examples/train: tests/examples/train.c $(BUILD)/libheirloom.a
 # These run the program.
 $(filter $(BUILD)/tests/cli/%,$(TEST_PROGRAMS)): | $(BUILD)/heirloom
 
-test-programs: $(TEST_PROGRAMS) $(BUILD)/tests/examples/train
+# On a CUDA device: every test that has a device to choose, the tests of kernels, and both backends beside each other.
+DEVICE_SUITE = $(filter $(addprefix $(BUILD)/tests/,backend/% graph/% method/% models/% train/% cli/%),$(TEST_PROGRAMS))
+device-programs: $(DEVICE_SUITE) $(DEVICE_TESTS)
+test-device: all device-programs
+	HEIRLOOM_TEST_DEVICE=cuda scripts/run_tests.sh $(DEVICE_SUITE) $(DEVICE_TESTS)
+
+test-programs: $(TEST_PROGRAMS) $(ON_DOUBLE) $(BUILD)/tests/examples/train
 test: all test-programs
 	scripts/run_tests.sh $(TEST_PROGRAMS)
+	$(if $(ON_DOUBLE),HEIRLOOM_TEST_DEVICE=cuda scripts/run_tests.sh $(ON_DOUBLE))
 
 # No kernel spills registers, on any architecture.
 check-kernels: $(KERNEL_OBJECTS)
@@ -249,4 +231,4 @@ help:
 # Objects stay, also those that only test programs are made of.
 .SECONDARY:
 
--include $(LIB_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(NO_CUDA_OBJECT:.o=.d) $(SHIM_OBJECTS:.o=.d) $(SHIM_SAMPLE:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)
+-include $(LIB_OBJECTS:.o=.d) $(NO_CUDA_OBJECT:.o=.d) $(CLI_OBJECTS:.o=.d) $(SUPPORT_OBJECTS:.o=.d) $(TEST_PROGRAMS:%=%.d)

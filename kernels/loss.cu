@@ -2,7 +2,7 @@
  * hits.
  *
  * logits f32 [n, classes], one block a sample; losses f32 [n]; dlogits elem [n, classes]. A NaN among the
- * logits makes the loss NaN. */
+ * logits makes the loss NaN, and so does a label that is no class. */
 #include "kernels/elem.cuh"
 #include "kernels/kernels.h"
 #include "kernels/reduce.cuh"
@@ -15,6 +15,11 @@ static __device__ __forceinline__ float target(const hl_loss_args &a, int64_t n,
         return a.targets[n * a.classes + c];
     float hit = (c == label ? share : 0.0f) + (c == partner ? 1.0f - share : 0.0f);
     return a.smoothing / (float)a.classes + (1.0f - a.smoothing) * hit;
+}
+
+static __device__ bool is_class(const hl_loss_args &a, int label)
+{
+    return label >= 0 && label < a.classes;
 }
 
 template <typename T>
@@ -40,13 +45,15 @@ static __global__ void loss(hl_loss_args a, const hl_run_state *run, const hl_tr
     float log_sum = logf(sum), cross = 0.0f, mass = 0.0f;
     for (int64_t c = threadIdx.x; c < a.classes; c += blockDim.x) {
         float q = target(a, n, c, label, partner, share);
-        cross += q * (log_sum - (row[c] - most));
+        float surprise = log_sum - (row[c] - most);
+        cross +=
+            q != 0.0f || surprise != surprise ? q * surprise : 0.0f; /* it may be infinite where q is 0 */
         mass += q;
     }
     cross = hl_block_sum(cross, shared);
     mass = a.targets != NULL ? hl_block_sum(mass, shared) : 1.0f;
     if (threadIdx.x == 0)
-        a.losses[n] = cross;
+        a.losses[n] = a.targets != NULL || (is_class(a, label) && is_class(a, partner)) ? cross : NAN;
     if (a.dlogits != NULL) {
         float scale = record != NULL ? (float)record->loss_scale : 1.0f;
         float factor = scale * run->grad_scale / (float)a.n;

@@ -2,9 +2,9 @@
  *
  * x, y, dy, dx, residual elem [rows, channels]; statistics and parameters f32 [channels]. y may be x or the
  * residual, dx may be dy. Sums over rows are deterministic and in two stages: chunks of rows (columns.cuh)
- * leave theirs in scratch, a second launch adds the chunks up in order. Variances come from differences to
- * the chunk's own mean, and chunks are combined by the formula of Chan, Golub and LeVeque (1979), so that a
- * large mean cancels nothing. */
+ * leave theirs in scratch, a second launch adds the chunks up in order. Sums are of differences to the first
+ * row, variances come from differences to the chunk's own mean, and chunks are combined by the formula of
+ * Chan, Golub and LeVeque (1979), so that a large mean cancels nothing. */
 #include "kernels/act.cuh"
 #include "kernels/columns.cuh"
 #include "kernels/elem.cuh"
@@ -14,7 +14,8 @@ enum { APPLY_ROWS = 8 };
 
 /* ---- statistics ---- */
 
-/* Mean and sum of squared differences of each chunk, to partial [chunk][mean, differences][channels]. */
+/* Of each chunk the sum of x less the first row, and the sum of squared differences to the chunk's mean: to
+ * partial [chunk][sum, differences][channels]. Behind it, the first row. */
 template <typename T, int V>
 static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     chunk_statistics(hl_columns c, const T *x, float *partial)
@@ -22,21 +23,26 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     __shared__ float shared[HL_COLUMNS_THREADS * V];
     hl_column at = hl_columns_at(c);
     int64_t channels = c.vectors * V;
-    float *mean_of = partial + at.chunk * 2 * channels, *differences_of = mean_of + channels;
+    float *sum_of = partial + at.chunk * 2 * channels, *differences_of = sum_of + channels;
     float rows = (float)((at.chunk + 1) * c.chunk < c.rows ? c.chunk : c.rows - at.chunk * c.chunk);
-    float sum[V] = {0}, mean[V] = {0};
+    float sum[V] = {0}, mean[V] = {0}, first[V] = {0};
+    if (at.inside)
+        hl_load<V>(x + at.vector * V, first);
+    if (at.inside && at.chunk == 0 && at.level == 0)
+        for (int i = 0; i < V; i++)
+            partial[2 * c.chunks * channels + at.vector * V + i] = first[i];
     for (int64_t row = at.row; row < at.end; row += c.depth) {
         float v[V];
         hl_load<V>(x + row * channels + at.vector * V, v);
 #pragma unroll
         for (int i = 0; i < V; i++)
-            sum[i] += v[i];
+            sum[i] += v[i] - first[i];
     }
-    hl_columns_reduce<V>(c, at, sum, shared, mean_of);
+    hl_columns_reduce<V>(c, at, sum, shared, sum_of);
     __syncthreads(); /* the sums just written are read by the block that wrote them */
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        mean[i] = at.inside ? mean_of[at.vector * V + i] / rows : 0.0f;
+        mean[i] = at.inside ? sum_of[at.vector * V + i] / rows : 0.0f;
         sum[i] = 0.0f;
     }
     for (int64_t row = at.row; row < at.end; row += c.depth) {
@@ -44,7 +50,7 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
         hl_load<V>(x + row * channels + at.vector * V, v);
 #pragma unroll
         for (int i = 0; i < V; i++)
-            sum[i] += (v[i] - mean[i]) * (v[i] - mean[i]);
+            sum[i] += (v[i] - first[i] - mean[i]) * (v[i] - first[i] - mean[i]);
     }
     hl_columns_reduce<V>(c, at, sum, shared, differences_of);
 }
@@ -88,11 +94,12 @@ static __global__ void __launch_bounds__(HL_FINISH_THREADS)
     if (slice == 0 && c < n.channels) {
         for (int k = 1; k < HL_FINISH_SLICES; k++)
             all = combine(all, shared[k * HL_FINISH_COLUMNS + (int)threadIdx.x]);
-        double var = all.differences / all.count;
-        batch_mean[c] = (float)all.mean;
+        double var = all.differences / all.count,
+               mean = (double)partial[2 * chunks * n.channels + c] + all.mean;
+        batch_mean[c] = (float)mean;
         inverse_deviation[c] = (float)(1.0 / sqrt(var + (double)n.eps));
         if (n.moves) {
-            move(&n.mean[c], all.mean, n.momentum);
+            move(&n.mean[c], mean, n.momentum);
             move(&n.var[c], all.count > 1.0 ? all.differences / (all.count - 1.0) : var, n.momentum);
         }
     }
@@ -163,7 +170,7 @@ extern "C" int hl_launch_norm(const hl_norm_args *args, const void *x, const voi
 
 extern "C" size_t hl_norm_batch_scratch(int64_t rows, int64_t channels)
 {
-    return (size_t)(2 * hl_columns_most_chunks(rows, channels) * channels) * sizeof(float);
+    return (size_t)((2 * hl_columns_most_chunks(rows, channels) + 1) * channels) * sizeof(float);
 }
 
 template <typename T, int V>

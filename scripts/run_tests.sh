@@ -10,8 +10,10 @@ export OMP_WAIT_POLICY=passive
 
 run_one() {
     local program=$1 log status=0 summary tested good
-    local name=${program##*/tests/}
-    log=$results/${name//\//.}
+    local name=${program##*/tests/} on
+    on=${program%/tests/*} on=${on##*/}
+    case $on in double | device) name="$name on a $on" ;; esac
+    log=$results/${name//[\/ ]/.}
     "$program" --timeout 900 --jobs 1 >"$log.log" 2>&1 || status=$?
     summary=$(grep -oE 'Tested: [0-9]+ \| .*' "$log.log" | sed 's/\x1b\[[0-9;]*m//g' | tail -n 1)
     tested=$(sed -nE 's/^Tested: ([0-9]+) .*/\1/p' <<<"$summary")
@@ -28,7 +30,7 @@ run_one() {
     {
         [ -f "$log.broken" ] && cat "$log.log"
         grep -E 'SKIPPED' "$log.log" | sort -u | sed "s|^|$name: |"
-        printf '%-60s %s\n' "$name" "${summary:-no summary}"
+        printf '%-50s %s\n' "$name" "${summary:-no summary}"
     } >"$log.text"
     cat "$log.text" # in one piece, so that programs do not mix their lines
 }

@@ -9,6 +9,7 @@
 
 #include "backend/param.h"
 #include "base/compute.h"
+#include "base/error.h"
 
 /* Where a tensor's memory comes from. */
 typedef enum hl_place {
@@ -202,5 +203,14 @@ typedef struct hl_step {
     size_t scratch_bytes;    /* set by prepare; scratch is shared by all steps, which run one after another */
     void *exec;              /* the backend's own, freed by its release */
 } hl_step;
+
+/* What no backend takes. CONV, CONV_DATA, CONV_WEIGHT, from x to y: windows, groups and shapes fit together.
+ */
+hl_status hl_step_check_conv(const hl_step *step, hl_shape x, hl_shape y);
+/* POOL and its gradient, between `in` and `out`: every window is dense and has a part
+ * inside the input. */
+hl_status hl_step_check_pool(const hl_step *step, hl_shape in, hl_shape out);
+/* NORM, NORM_BATCH and their gradients: parameters and statistics have a value for each channel. */
+hl_status hl_step_check_norm(const hl_step *step);
 
 #endif

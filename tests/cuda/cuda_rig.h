@@ -1,14 +1,19 @@
-/* The same network on the CPU backend and on the CUDA backend, the latter on the double of CUDA's libraries.
- */
+/* The same network on the CPU backend and on the CUDA backend, the latter on the double of CUDA's libraries
+ * (on_double.c) or on a device (on_device.c). */
 #ifndef TESTS_CUDA_CUDA_RIG_H
 #define TESTS_CUDA_CUDA_RIG_H
 
 #include <heirloom/model.h>
 
 #include "backend/cuda/cuda_backend.h"
-#include "cuda_double/double.h"
 #include "graph/params.h"
 #include "graph/program.h"
+
+bool cuda_on_device(void);
+/* At the beginning of a test, and before each backend that counts. */
+void cuda_begin(void);
+/* Nothing is left, and nothing was complained about. */
+void cuda_expect_clean(void);
 
 typedef struct cuda_case {
     const char *model, *method;
@@ -27,7 +32,7 @@ typedef struct cuda_side {
     hl_train_record *record;
 } cuda_side;
 
-/* cuda: on the double, which must have been reset; `deterministic` as in hl_backend_options. */
+/* cuda: the CUDA backend, else the CPU backend; `deterministic` as in hl_backend_options. */
 void cuda_side_open(cuda_side *side, const cuda_case *c, bool cuda, bool deterministic);
 /* Compiles (again) after the graph was placed. */
 hl_status cuda_side_compile(cuda_side *side, const cuda_case *c);

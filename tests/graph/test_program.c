@@ -1,4 +1,4 @@
-/* Whole programs on the CPU backend: gradients against finite differences, fold against cache, fusion against
+/* Whole programs on a backend: gradients against finite differences, fold against cache, fusion against
  * none. */
 #include <criterion/criterion.h>
 #include <math.h>
@@ -8,17 +8,18 @@
 #include "base/philox.h"
 #include "graph/params.h"
 #include "graph/program.h"
+#include "support/device.h"
 
 enum { BATCH = 3, SIZE = 9, CLASSES = 5 };
 
 static hl_graph *graph;
-static hl_backend *cpu;
+static hl_backend *backend;
 static hl_run_state run_state;
 static hl_compile_options options;
 
 static void start(void)
 {
-    cr_assert_eq(hl_cpu_backend_open(2, NULL, &cpu), HL_OK);
+    backend = test_backend(2);
     cr_assert_eq(hl_graph_create(&graph), HL_OK);
     run_state = (hl_run_state){.seed = 5, .grad_scale = 1.0f};
     options = (hl_compile_options){
@@ -28,7 +29,7 @@ static void start(void)
 static void stop(void)
 {
     hl_graph_destroy(graph);
-    hl_backend_close(cpu);
+    hl_backend_close(backend);
 }
 
 TestSuite(program, .init = start, .fini = stop);
@@ -117,13 +118,19 @@ static void train_everything(void)
 
 static void place(void)
 {
-    cr_assert_eq(hl_graph_place(graph, cpu), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_graph_place(graph, backend), HL_OK, "%s", hl_last_error());
+}
+
+static void finish(void)
+{
+    cr_assert_eq(backend->ops->finish(backend), HL_OK, "%s", hl_last_error());
 }
 
 static hl_program *compile(void)
 {
     hl_program *p;
-    cr_assert_eq(hl_program_compile(graph, cpu, &options, &p), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_program_compile(graph, backend, &options, &p), HL_OK, "%s", hl_last_error());
+    finish(); /* its memory is cleared */
     float *x = hl_program_images(p);
     hl_rng rng = hl_rng_make(9, HL_STREAM_TEST, 0, 0);
     for (int i = 0; i < BATCH * SIZE * SIZE * 3; i++)
@@ -137,15 +144,17 @@ static double loss(hl_program *p)
 {
     cr_assert_eq(hl_program_refresh(p), HL_OK, "%s", hl_last_error());
     cr_assert_eq(hl_program_forward(p), HL_OK, "%s", hl_last_error());
+    finish();
     double sum = 0;
     for (int n = 0; n < BATCH; n++)
         sum += (double)hl_program_losses(p)[n];
     return sum / BATCH;
 }
 
-static void backward(hl_program *p)
+static void run_backward(hl_program *p)
 {
     cr_assert_eq(hl_program_backward(p), HL_OK, "%s", hl_last_error());
+    finish();
 }
 
 /* Along a random unit direction of each trained parameter: central differences with steps e and 2e,
@@ -173,7 +182,7 @@ static double slope(hl_program *p, hl_param *param, const float *start, const fl
 static void check_gradients(hl_program *p)
 {
     loss(p);
-    backward(p);
+    run_backward(p);
     const hl_placement *placed = graph->placement;
     size_t bytes = (size_t)placed->count * sizeof(float);
     float *grads = malloc(bytes), *start = malloc(bytes), *direction = malloc(bytes);
@@ -267,7 +276,7 @@ Test(program, fold_and_cache_agree_on_logits_and_gate_gradients)
     options.projection = HL_PROJECTION_FOLD;
     hl_program *p = compile();
     loss(p);
-    backward(p);
+    run_backward(p);
     memcpy(logits, hl_program_logits(p), sizeof logits);
     memcpy(grads, placed->grads, bytes);
     hl_program_destroy(p);
@@ -275,7 +284,7 @@ Test(program, fold_and_cache_agree_on_logits_and_gate_gradients)
     p = compile();
     memset(placed->grads, 0, bytes);
     loss(p);
-    backward(p);
+    run_backward(p);
     assert_close(hl_program_logits(p), logits, BATCH * CLASSES, "logits");
     for (int t = 0; t < placed->trained_count; t++)
         assert_close(placed->grads + placed->first[t], grads + placed->first[t], placed->trained[t]->count,
@@ -322,11 +331,11 @@ Test(program, gradients_accumulate_when_asked_to)
     for (int64_t i = 0; i < placed->count; i++)
         placed->grads[i] = NAN; /* overwritten, never read */
     loss(p);
-    backward(p);
+    run_backward(p);
     memcpy(once, placed->grads, bytes);
     run_state.grad_keep = 1.0f;
     loss(p);
-    backward(p);
+    run_backward(p);
     for (int t = 0; t < placed->trained_count; t++)
         for (int64_t i = 0; i < placed->trained[t]->count; i++) {
             float g = once[placed->first[t] + i];
@@ -348,14 +357,14 @@ Test(program, sharing_memory_by_liveness_changes_no_result)
     float *shared = malloc(bytes);
     hl_program *p = compile();
     loss(p);
-    backward(p);
+    run_backward(p);
     size_t arena = hl_program_memory_use(p).arena;
     memcpy(shared, placed->grads, bytes);
     hl_program_destroy(p);
     options.keep_all = true;
     p = compile();
     loss(p);
-    backward(p);
+    run_backward(p);
     cr_assert_arr_eq(shared, placed->grads, bytes);
     cr_assert_lt(arena, hl_program_memory_use(p).persistent);
     hl_program_destroy(p);
@@ -393,7 +402,7 @@ Test(program, bf16_gives_the_f32_results_within_its_precision)
     options.elem = HL_ELEM_BF16;
     p = compile();
     loss(p);
-    backward(p);
+    run_backward(p);
     /* Twelve layers deep, each rounding to 8 bits: 12 * 2^-8 = 5 % of the largest logit. */
     float scale = largest(logits, BATCH * CLASSES);
     for (int i = 0; i < BATCH * CLASSES; i++)

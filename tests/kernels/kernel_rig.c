@@ -5,7 +5,7 @@
 
 #include "base/bf16.h"
 #include "base/f16.h"
-#include "cuda_shim/shim.h"
+#include "kernels/kernel_memory.h"
 
 enum { GUARD = 64, GUARD_BYTE = 0xA5 };
 
@@ -15,8 +15,8 @@ static void *take(kernel_rig *rig, size_t bytes)
 {
     cr_assert(rig->count < KERNEL_BUFFERS);
     int i = rig->count++;
-    unsigned char *memory = NULL;
-    cr_assert_eq(posix_memalign((void **)&memory, 64, bytes + 2 * GUARD), 0);
+    unsigned char *memory = kernel_memory_take(bytes + 2 * GUARD);
+    cr_assert_not_null(memory);
     rig->buffers[i].memory = memory;
     rig->buffers[i].bytes = bytes;
     rig->buffers[i].start = malloc(bytes + 1);
@@ -82,9 +82,7 @@ bool kernel_takes_case(int one_of)
 
 void kernel_before(kernel_rig *rig, int order)
 {
-    static const cuda_shim_order orders[] = {CUDA_SHIM_FORWARD, CUDA_SHIM_REVERSE, CUDA_SHIM_RANDOM,
-                                             CUDA_SHIM_RANDOM};
-    cuda_shim_set_order(orders[order], (uint32_t)order + 11u);
+    kernel_set_order(order);
     for (int i = 0; i < rig->count; i++)
         if (order == 0)
             memcpy(rig->buffers[i].start, rig->buffers[i].memory + GUARD, rig->buffers[i].bytes);
@@ -94,6 +92,7 @@ void kernel_before(kernel_rig *rig, int order)
 
 void kernel_after(kernel_rig *rig, int order)
 {
+    cr_assert_eq(kernel_finish(), 0, "a kernel failed");
     for (int i = 0; i < rig->count; i++) {
         const unsigned char *memory = rig->buffers[i].memory;
         size_t bytes = rig->buffers[i].bytes;
@@ -113,7 +112,7 @@ void kernel_after(kernel_rig *rig, int order)
 void kernel_rig_clear(kernel_rig *rig)
 {
     for (int i = 0; i < rig->count; i++) {
-        free(rig->buffers[i].memory);
+        kernel_memory_give(rig->buffers[i].memory);
         free(rig->buffers[i].start);
         free(rig->buffers[i].first);
     }

@@ -10,6 +10,7 @@
 #include "graph/program.h"
 #include "method/method.h"
 #include "models/registry.h"
+#include "support/device.h"
 #include "support/formula.h"
 
 /* ---- parsing ---- */
@@ -268,19 +269,20 @@ static hl_graph *filled(const char *model, const char *method_text)
 
 static void logits_of(hl_graph *graph, hl_projection_exec exec, float out[BATCH * CLASSES])
 {
-    hl_backend *cpu;
+    hl_backend *backend = test_backend(1);
     hl_program *program;
     const hl_run_state run = {.grad_scale = 1.0f};
     const hl_compile_options options = {.batch = BATCH, .raw_input = true, .projection = exec, .run = &run};
-    cr_assert_eq(hl_cpu_backend_open(1, NULL, &cpu), HL_OK);
-    cr_assert_eq(hl_graph_place(graph, cpu), HL_OK);
-    cr_assert_eq(hl_program_compile(graph, cpu, &options, &program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_graph_place(graph, backend), HL_OK);
+    cr_assert_eq(hl_program_compile(graph, backend, &options, &program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(backend->ops->finish(backend), HL_OK); /* its memory is cleared */
     formula_images(hl_program_images(program), BATCH * SIDE * SIDE * 3);
     cr_assert_eq(hl_program_forward(program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(backend->ops->finish(backend), HL_OK, "%s", hl_last_error());
     memcpy(out, hl_program_logits(program), sizeof(float) * BATCH * CLASSES);
     hl_program_destroy(program);
     hl_graph_destroy(graph);
-    hl_backend_close(cpu);
+    hl_backend_close(backend);
 }
 
 static void expect_near(const float *a, const float *b)

@@ -19,6 +19,7 @@
 #include "graph/program.h"
 #include "io/safetensors.h"
 #include "models/registry.h"
+#include "support/device.h"
 #include "support/formula.h"
 
 typedef struct golden_case {
@@ -40,7 +41,7 @@ static const struct mode {
 typedef struct rig {
     hl_tensor_map *golden;
     const struct mode *mode;
-    hl_backend *cpu;
+    hl_backend *backend;
     hl_graph *graph;
     hl_program *program;
     hl_run_state run;
@@ -99,8 +100,8 @@ static void build(rig *r)
         node->act = r->mode->smooth && node->op == HL_OP_ACT ? HL_ACT_SILU : node->act;
         node->drop = 0.0f;
     }
-    cr_assert_eq(hl_cpu_backend_open(2, NULL, &r->cpu), HL_OK, "%s", hl_last_error());
-    cr_assert_eq(hl_graph_place(r->graph, r->cpu), HL_OK, "%s", hl_last_error());
+    r->backend = test_backend(2);
+    cr_assert_eq(hl_graph_place(r->graph, r->backend), HL_OK, "%s", hl_last_error());
     r->run = (hl_run_state){.grad_scale = 1.0f};
 }
 
@@ -113,7 +114,9 @@ static void compile(rig *r, bool training)
                                         .smoothing = r->smoothing,
                                         .run = &r->run};
     hl_program_destroy(r->program);
-    cr_assert_eq(hl_program_compile(r->graph, r->cpu, &options, &r->program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_program_compile(r->graph, r->backend, &options, &r->program), HL_OK, "%s",
+                 hl_last_error());
+    cr_assert_eq(r->backend->ops->finish(r->backend), HL_OK); /* its memory is cleared */
     char key[32];
     snprintf(key, sizeof key, "%s/images", r->mode->name);
     const char *images = hl_tensor_map_meta(r->golden, key);
@@ -121,13 +124,14 @@ static void compile(rig *r, bool training)
     formula_values(images, -2.0, 2.0, hl_program_images(r->program), r->batch * r->size * r->size * 3);
     formula_labels(hl_program_labels(r->program), r->batch, r->classes);
     cr_assert_eq(hl_program_forward(r->program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(r->backend->ops->finish(r->backend), HL_OK, "%s", hl_last_error());
 }
 
 static void stop(rig *r)
 {
     hl_program_destroy(r->program);
     hl_graph_destroy(r->graph);
-    hl_backend_close(r->cpu);
+    hl_backend_close(r->backend);
     hl_tensor_map_destroy(r->golden);
 }
 
@@ -274,6 +278,7 @@ ParameterizedTest(golden_case *c, goldens, networks_compute_what_pytorch_compute
     check_outputs(&r);
     if (r.mode->training)
         cr_assert_eq(hl_program_backward(r.program), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(r.backend->ops->finish(r.backend), HL_OK, "%s", hl_last_error());
     check_layers(&r);
     if (r.mode->gradients)
         check_params(&r, false, "grads", "names");

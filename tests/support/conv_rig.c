@@ -6,14 +6,14 @@
 #include <string.h>
 
 #include "base/bf16.h"
-#include "base/memory.h"
+#include "support/device.h"
 
 enum { GUARD = 256, GUARD_BYTE = 0xA5 };
 
 void rig_open(conv_rig *rig)
 {
     memset(rig, 0, sizeof *rig);
-    cr_assert_eq(hl_cpu_backend_open(2, NULL, &rig->backend), HL_OK, "%s", hl_last_error());
+    rig->backend = test_backend(2);
     rig->run = (hl_run_state){.grad_scale = 1.0f};
 }
 
@@ -23,13 +23,13 @@ void rig_close(conv_rig *rig)
         rig->backend->ops->release(rig->backend, &rig->steps[i]);
     for (int i = 0; i < rig->tensor_count; i++) {
         rig->backend->ops->release_tensor(rig->backend, &rig->tensors[i]);
-        free(rig->memory[i]);
+        rig->backend->ops->free(rig->backend, rig->memory[i]);
     }
     for (int i = 0; i < rig->param_count; i++) {
-        free(rig->params[i].value);
-        free(rig->params[i].grad);
+        rig->backend->ops->free(rig->backend, rig->params[i].value);
+        rig->backend->ops->free(rig->backend, rig->params[i].grad);
     }
-    free(rig->scratch);
+    rig->backend->ops->free(rig->backend, rig->scratch);
     rig->backend->ops->close(rig->backend);
 }
 
@@ -49,6 +49,26 @@ hl_tensor *rig_opaque(conv_rig *rig, const char *name, hl_elem elem)
     return t;
 }
 
+hl_tensor *rig_packed_data(conv_rig *rig, hl_tensor *packed)
+{
+    return rig->backend->one_packing ? packed : rig_opaque(rig, "packed for the data gradient", packed->elem);
+}
+
+hl_tensor *rig_bias(conv_rig *rig, int64_t channels, hl_elem elem)
+{
+    return rig_tensor(rig, "b", (hl_shape){1, 1, 1, channels},
+                      rig->backend->bias_as_output ? elem : HL_ELEM_F32);
+}
+
+static void *zeros(conv_rig *rig, size_t bytes)
+{
+    void *memory = NULL;
+    cr_assert_eq(rig->backend->ops->alloc(rig->backend, bytes, "test", &memory), HL_OK, "%s",
+                 hl_last_error());
+    cr_assert_eq(rig->backend->ops->finish(rig->backend), HL_OK);
+    return memory;
+}
+
 hl_param *rig_param(conv_rig *rig, const char *name, bool trained, int ndim, const int64_t *shape)
 {
     cr_assert(rig->param_count < RIG_MAX_PARAMS);
@@ -58,10 +78,10 @@ hl_param *rig_param(conv_rig *rig, const char *name, bool trained, int ndim, con
         p->shape[d] = shape[d];
         p->count *= shape[d];
     }
-    p->value = calloc((size_t)p->count, sizeof *p->value);
+    p->value = zeros(rig, (size_t)p->count * sizeof *p->value);
     p->host = p->value;
     if (trained)
-        p->grad = calloc((size_t)p->count, sizeof *p->grad);
+        p->grad = zeros(rig, (size_t)p->count * sizeof *p->grad);
     return p;
 }
 
@@ -71,7 +91,7 @@ hl_step *rig_step(conv_rig *rig, hl_step_kind kind, const hl_conv_attr *conv, hl
     cr_assert(rig->step_count < RIG_MAX_STEPS);
     hl_tensor **operands = rig->operands[rig->step_count];
     hl_step *step = &rig->steps[rig->step_count++];
-    hl_tensor *const all[8] = {in0, in1, in2, in3, out0, out1, out2, NULL};
+    hl_tensor *const all[8] = {in0, in1, in2, in3, out0, out1 == out0 ? NULL : out1, out2, NULL};
     memcpy(operands, all, sizeof all);
     *step = (hl_step){.kind = kind, .name = "layer", .in = operands, .out = operands + 4, .run = &rig->run};
     for (int i = 0; i < 4; i++)
@@ -96,12 +116,19 @@ bool rig_computes(hl_elem elem)
     return computes;
 }
 
-static unsigned char *guarded(size_t bytes)
+static unsigned char *guarded(conv_rig *rig, size_t bytes)
 {
-    void *memory = NULL;
-    cr_assert_eq(hl_alloc(bytes + 2 * GUARD, "test", &memory), HL_OK);
+    void *memory = zeros(rig, bytes + 2 * GUARD);
     memset(memory, GUARD_BYTE, bytes + 2 * GUARD);
     return memory;
+}
+
+bool rig_supports(const conv_rig *rig)
+{
+    for (int i = 0; i < rig->step_count; i++)
+        if (!rig->backend->ops->supports(rig->backend, &rig->steps[i]))
+            return false;
+    return true;
 }
 
 static void prepare(conv_rig *rig, bool folds)
@@ -120,9 +147,9 @@ void rig_build(conv_rig *rig)
 {
     prepare(rig, false);
     prepare(rig, true);
-    rig->scratch = guarded(rig->scratch_bytes);
+    rig->scratch = guarded(rig, rig->scratch_bytes);
     for (int i = 0; i < rig->tensor_count; i++) {
-        rig->memory[i] = guarded(rig->tensors[i].bytes);
+        rig->memory[i] = guarded(rig, rig->tensors[i].bytes);
         rig->tensors[i].data = rig->memory[i] + GUARD;
     }
     for (int i = 0; i < rig->step_count; i++)

@@ -31,11 +31,17 @@ bool rig_computes(hl_elem elem);
 hl_tensor *rig_tensor(conv_rig *rig, const char *name, hl_shape shape, hl_elem elem);
 /* Packed weights or a weight gradient. */
 hl_tensor *rig_opaque(conv_rig *rig, const char *name, hl_elem elem);
+/* The packed weights that a data gradient takes: `packed` itself where the backend has one packing. */
+hl_tensor *rig_packed_data(conv_rig *rig, hl_tensor *packed);
+/* b_eff of a convolution whose output is `elem`. */
+hl_tensor *rig_bias(conv_rig *rig, int64_t channels, hl_elem elem);
 /* Zero-filled values and gradient; `trained` decides whether a gradient is wanted. */
 hl_param *rig_param(conv_rig *rig, const char *name, bool trained, int ndim, const int64_t *shape);
-/* NULL operands are kept as such; trailing ones are cut off. */
+/* NULL operands are kept as such; trailing ones are cut off. An output that is there twice is given once. */
 hl_step *rig_step(conv_rig *rig, hl_step_kind kind, const hl_conv_attr *conv, hl_tensor *in0, hl_tensor *in1,
                   hl_tensor *in2, hl_tensor *in3, hl_tensor *out0, hl_tensor *out1, hl_tensor *out2);
+/* Can the backend run all steps? */
+bool rig_supports(const conv_rig *rig);
 /* Prepares (FOLD steps last), gives memory and binds. All memory is filled with NaN afterwards. */
 void rig_build(conv_rig *rig);
 void rig_run(conv_rig *rig, hl_step *step);

@@ -5,14 +5,14 @@
 #include <string.h>
 
 #include "base/bf16.h"
-#include "base/memory.h"
+#include "support/device.h"
 
 enum { GUARD = 256, GUARD_BYTE = 0xA5, POISON_BYTE = 0xFF };
 
 void harness_open(step_harness *h)
 {
     memset(h, 0, sizeof *h);
-    cr_assert_eq(hl_cpu_backend_open(2, NULL, &h->backend), HL_OK, "%s", hl_last_error());
+    h->backend = test_backend(2);
     h->run = (hl_run_state){.seed = 1, .grad_scale = 1.0f};
 }
 
@@ -21,12 +21,12 @@ void harness_close(step_harness *h)
     for (int i = 0; i < h->step_count; i++)
         h->backend->ops->release(h->backend, &h->steps[i]);
     for (int i = 0; i < h->tensor_count; i++)
-        free(h->memory[i]);
+        h->backend->ops->free(h->backend, h->memory[i]);
     for (int i = 0; i < h->param_count; i++) {
-        free(h->params[i].value);
-        free(h->params[i].grad);
+        h->backend->ops->free(h->backend, h->params[i].value);
+        h->backend->ops->free(h->backend, h->params[i].grad);
     }
-    free(h->scratch);
+    h->backend->ops->free(h->backend, h->scratch);
     hl_backend_close(h->backend);
 }
 
@@ -39,10 +39,17 @@ hl_tensor *harness_tensor(step_harness *h, const char *name, hl_shape shape, hl_
     return t;
 }
 
-static float *floats(int64_t count, int fill)
+static void *take(step_harness *h, size_t bytes)
 {
     void *memory = NULL;
-    cr_assert_eq(hl_alloc_array((size_t)count, sizeof(float), "test", &memory), HL_OK);
+    cr_assert_eq(h->backend->ops->alloc(h->backend, bytes, "test", &memory), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(h->backend->ops->finish(h->backend), HL_OK);
+    return memory;
+}
+
+static float *floats(step_harness *h, int64_t count, int fill)
+{
+    float *memory = take(h, (size_t)count * sizeof(float));
     memset(memory, fill, (size_t)count * sizeof(float));
     return memory;
 }
@@ -54,10 +61,10 @@ hl_param *harness_param(step_harness *h, hl_param_role role, int64_t count, bool
     hl_param *p = &h->params[h->param_count++];
     *p = (hl_param){
         .name = "param", .role = role, .ndim = 1, .shape = {count}, .count = count, .trained = trained};
-    p->value = p->host = floats(count, 0);
+    p->value = p->host = floats(h, count, 0);
     for (int64_t i = 0; values != NULL && i < count; i++)
         p->value[i] = (float)values[i];
-    p->grad = trained ? floats(count, POISON_BYTE) : NULL;
+    p->grad = trained ? floats(h, count, POISON_BYTE) : NULL;
     return p;
 }
 
@@ -81,15 +88,13 @@ hl_step *harness_step(step_harness *h, hl_step_kind kind, int in_count, hl_tenso
     return step;
 }
 
-static unsigned char *guarded(size_t bytes)
+static unsigned char *guarded(step_harness *h, size_t bytes)
 {
-    void *memory = NULL;
-    cr_assert_eq(hl_alloc(bytes + 2 * GUARD, "test", &memory), HL_OK);
-    unsigned char *at = memory;
+    unsigned char *at = take(h, bytes + 2 * GUARD);
     memset(at, GUARD_BYTE, GUARD);
     memset(at + GUARD, POISON_BYTE, bytes);
     memset(at + GUARD + bytes, GUARD_BYTE, GUARD);
-    return memory;
+    return at;
 }
 
 static void expect_guards(const unsigned char *memory, size_t bytes, const char *what)
@@ -112,9 +117,9 @@ void harness_build(step_harness *h)
         if (h->steps[i].scratch_bytes > h->scratch_bytes)
             h->scratch_bytes = h->steps[i].scratch_bytes;
     }
-    h->scratch = guarded(h->scratch_bytes);
+    h->scratch = guarded(h, h->scratch_bytes);
     for (int i = 0; i < h->tensor_count; i++) {
-        h->memory[i] = guarded(h->tensors[i].bytes);
+        h->memory[i] = guarded(h, h->tensors[i].bytes);
         h->tensors[i].data = h->memory[i] + GUARD;
     }
     for (int i = 0; i < h->step_count; i++)

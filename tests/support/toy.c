@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/philox.h"
+#include "support/device.h"
 
 static void write_image(const char *path, int label, uint32_t number)
 {
@@ -70,6 +71,6 @@ hl_train_options toy_options(const char *out)
     options.epochs = 2;
     options.batch_size = 4;
     options.seed = 5;
-    options.compute = (hl_compute){.precision = HL_PRECISION_FP32, .threads = 1};
+    options.compute = (hl_compute){.precision = HL_PRECISION_FP32, .threads = 1, .device = test_device()};
     return options;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "graph/params.h"
+#include "support/device.h"
 #include "support/toy.h"
 #include "train/optimizer.h"
 
@@ -16,7 +17,7 @@ static hl_train_options options;
 static void create(const char *method)
 {
     model = toy_model("mobilenet_v2", 3, method, HL_NORM_AFFINE);
-    const hl_compute compute = {.threads = 1};
+    const hl_compute compute = {.threads = 1, .device = test_device()};
     cr_assert_eq(hl_model_place(model, &compute), HL_OK);
     hl_train_defaults(&options);
     options.optimizer = HL_SGD;
@@ -51,6 +52,7 @@ static void expect_fall(hl_param *p, double fall)
             placed->trained[t]->grad[i] = 1.0f;
     double before = (double)p->value[0];
     cr_assert_eq(hl_optimizer_step(optimizer), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(model->backend->ops->finish(model->backend), HL_OK, "%s", hl_last_error());
     double fell = before - (double)p->value[0];
     cr_assert_float_eq(fell, fall, 2e-7, "%s fell by %g, not %g", p->name, fell, fall);
 }

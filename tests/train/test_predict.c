@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "support/device.h"
 #include "support/scratch.h"
 #include "support/toy.h"
 
@@ -13,11 +14,12 @@ enum { CLASSES = 2, IMAGES = 5 };
 
 static char *folder;
 static hl_model *model;
-static const hl_compute one = {.threads = 1};
+static hl_compute one = {.threads = 1};
 
 static void start(void)
 {
     folder = scratch_make();
+    one.device = test_device();
     toy_images(folder, CLASSES, 3, IMAGES, 0);
     model = toy_model("mobilenet_v2", CLASSES, NULL, HL_NORM_DEFAULT);
 }

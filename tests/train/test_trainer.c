@@ -9,6 +9,7 @@
 
 #include "graph/params.h"
 #include "io/json.h"
+#include "support/device.h"
 #include "support/scratch.h"
 #include "support/toy.h"
 #include "train/model.h"
@@ -148,7 +149,7 @@ Test(trainer, afterwards_the_model_is_that_of_the_best_epoch)
     options.monitor = HL_MONITOR_LOSS;
     hl_model *model = toy_model("mobilenet_v2", CLASSES, "projection", HL_NORM_FULL), *merged;
     cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
-    const hl_compute one = {.threads = 1};
+    const hl_compute one = {.threads = 1, .device = test_device()};
     int64_t confusion[CLASSES * CLASSES], sum = 0;
     cr_assert_eq(hl_evaluate(model, data, HL_SPLIT_VAL, 5, 1, &one, &now, confusion), HL_OK, "%s",
                  hl_last_error());

@@ -4,43 +4,11 @@
 
 #include "base/log.h"
 
-/* Positions that a window of k taps takes along one axis; 0 or less where it does not fit. */
-static int64_t positions(int64_t size, int64_t k, int64_t stride, int64_t dilation, int64_t before,
-                         int64_t after)
-{
-    int64_t room = size + before + after - ((k - 1) * dilation + 1);
-    return room < 0 ? 0 : room / stride + 1;
-}
-
 hl_status hl_conv_check(const hl_step *step, const hl_tensor *x, const hl_tensor *y)
 {
-    const hl_conv_attr *conv = &step->conv;
-    const hl_window *w = &conv->window;
     HL_TRY(hl_dnnl_check_elem(step, x));
     HL_TRY(hl_dnnl_check_elem(step, y));
-    if (w->kh < 1 || w->kw < 1 || w->sh < 1 || w->sw < 1 || w->dh < 1 || w->dw < 1 || w->top < 0 ||
-        w->bottom < 0 || w->left < 0 || w->right < 0)
-        return hl_fail(
-            HL_E_UNSUPPORTED, step->name, NULL,
-            "a convolution's window, stride and dilation are at least 1 and its padding at least 0");
-    if (conv->groups < 1 || x->shape.c % conv->groups != 0 || y->shape.c % conv->groups != 0)
-        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL,
-                       "%lld input and %lld output channels do not split into %lld groups",
-                       (long long)x->shape.c, (long long)y->shape.c, (long long)conv->groups);
-    if (conv->subfunction && y->shape.c % x->shape.c != 0)
-        return hl_fail(HL_E_INTERNAL, step->name, NULL, "%lld sub-function outputs of %lld inputs",
-                       (long long)y->shape.c, (long long)x->shape.c);
-    int64_t h = positions(x->shape.h, w->kh, w->sh, w->dh, w->top, w->bottom);
-    int64_t wide = positions(x->shape.w, w->kw, w->sw, w->dw, w->left, w->right);
-    if (h < 1 || wide < 1)
-        return hl_fail(HL_E_UNSUPPORTED, step->name, "use larger images",
-                       "a %lldx%lld window does not fit into %lldx%lld pixels and their padding",
-                       (long long)w->kh, (long long)w->kw, (long long)x->shape.h, (long long)x->shape.w);
-    if (x->shape.n != y->shape.n || h != y->shape.h || wide != y->shape.w)
-        return hl_fail(HL_E_INTERNAL, step->name, NULL,
-                       "the output is %lldx%lld, the convolution's is %lldx%lld", (long long)y->shape.h,
-                       (long long)y->shape.w, (long long)h, (long long)wide);
-    return HL_OK;
+    return hl_step_check_conv(step, x->shape, y->shape);
 }
 
 void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv_form *form)

@@ -147,20 +147,10 @@ void hl_norm_param_grads(const hl_step *step, const hl_columns *c, const double 
     }
 }
 
-static bool fits(const hl_param *p, int64_t channels)
-{
-    return p == NULL || p->count == channels;
-}
-
 hl_status hl_norm_check(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
-    const hl_norm_attr *norm = &step->norm;
-    int64_t c = step->in[0]->shape.c;
-    if (norm->mean == NULL || norm->var == NULL || !fits(norm->scale, c) || !fits(norm->shift, c) ||
-        !fits(norm->mean, c) || !fits(norm->var, c))
-        return hl_fail(HL_E_INTERNAL, step->name, NULL, "a norm over %lld channels has other parameters",
-                       (long long)c);
+    HL_TRY(hl_step_check_norm(step));
     return hl_tile_check(step);
 }
 

@@ -33,21 +33,6 @@ static extent extent_of(const hl_pool_attr *pool, hl_shape in, int64_t oy, int64
     return e;
 }
 
-/* Dense windows, every one of which has a part inside the input. */
-static hl_status check_window(const hl_step *step, hl_shape in, hl_shape out)
-{
-    const hl_window *w = &step->pool.window;
-    if (w->dh != 1 || w->dw != 1)
-        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "pooling with dilation %lld x %lld",
-                       (long long)w->dh, (long long)w->dw);
-    if (w->top >= w->kh || w->left >= w->kw || (out.h - 1) * w->sh - w->top >= in.h ||
-        (out.w - 1) * w->sw - w->left >= in.w)
-        return hl_fail(HL_E_ARG, step->name, "pad by less than the window",
-                       "a pooling window of %lld x %lld lies wholly in the padding", (long long)w->kh,
-                       (long long)w->kw);
-    return HL_OK;
-}
-
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
@@ -57,7 +42,7 @@ static hl_status check(const hl_cpu *cpu, const hl_step *step)
     if (!floats || (index != NULL && index->elem != HL_ELEM_U8 && index->elem != HL_ELEM_I32))
         return hl_fail(HL_E_UNSUPPORTED, step->name, NULL,
                        "pooling computes in f32 and bf16, with u8 or i32 indices");
-    return check_window(step, x->shape, y->shape);
+    return hl_step_check_pool(step, x->shape, y->shape);
 }
 
 /* The first of equal maxima wins; a NaN wins over everything before it. */
@@ -152,7 +137,7 @@ static hl_status grad_check(const hl_cpu *cpu, const hl_step *step)
     if (!floats || step->pool.max != (index != NULL))
         return hl_fail(HL_E_UNSUPPORTED, step->name, NULL,
                        "the gradient of pooling computes in f32 and bf16");
-    return check_window(step, dx->shape, dy->shape);
+    return hl_step_check_pool(step, dx->shape, dy->shape);
 }
 
 HL_CLONES static void add_where_u8(const float *restrict g, const uint8_t *restrict index, uint8_t here,

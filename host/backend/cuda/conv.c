@@ -41,21 +41,23 @@ static hl_status check_elem(const hl_step *step, const hl_tensor *t)
 {
     if (t == NULL || t->elem == HL_ELEM_F32 || t->elem == HL_ELEM_BF16 || t->elem == HL_ELEM_F16)
         return HL_OK;
-    return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "a convolution takes floating-point operands");
+    return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "a convolution computes in fp32, bf16 and fp16");
 }
 
+/* All operands have one type; only the result of a linear layer may have another (logits are f32). */
 static hl_status check(const hl_cuda *cuda, const hl_step *step)
 {
     (void)cuda;
-    const hl_window *w = &step->conv.window;
+    const hl_tensor *a = step->in[0], *b = step->in[1], *out = step->out[0];
     for (int i = 0; i < step->in_count; i++)
         HL_TRY(check_elem(step, step->in[i]));
-    HL_TRY(check_elem(step, step->out[0]));
-    if (w->kh < 1 || w->kw < 1 || w->sh < 1 || w->sw < 1 || w->dh < 1 || w->dw < 1 || w->top < 0 ||
-        w->bottom < 0 || w->left < 0 || w->right < 0)
-        return hl_fail(
-            HL_E_UNSUPPORTED, step->name, NULL,
-            "a convolution's window, stride and dilation are at least 1 and its padding at least 0");
+    HL_TRY(check_elem(step, out));
+    bool weight = step->kind == HL_STEP_CONV_WEIGHT, data = step->kind == HL_STEP_CONV_DATA;
+    hl_shape x = data ? out->shape : a->shape, y = data ? a->shape : weight ? b->shape : out->shape;
+    HL_TRY(hl_step_check_conv(step, x, y));
+    bool result = weight || out->elem == a->elem || hl_cuda_form(&step->conv, x, y) == HL_FORM_LINEAR;
+    if (a->elem != b->elem || !result)
+        return hl_fail(HL_E_UNSUPPORTED, step->name, NULL, "a convolution takes operands of one type");
     return HL_OK;
 }
 

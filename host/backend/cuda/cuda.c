@@ -182,9 +182,10 @@ static hl_cuda *make(int number, const hl_backend_options *options)
 static hl_status try_kernel(hl_cuda *cuda)
 {
     hl_cuda_device device;
-    if (hl_launch_set_run_state((hl_run_state){.seed = 0}, cuda->run, cuda->compute) == cudaSuccess)
+    cudaError_t error =
+        (cudaError_t)hl_launch_set_run_state((hl_run_state){.seed = 0}, cuda->run, cuda->compute);
+    if (error == cudaSuccess)
         return HL_OK;
-    cudaError_t error = cudaGetLastError();
     HL_TRY(hl_cuda_describe(cuda->number, &device));
     return hl_fail(HL_E_DEVICE, cuda->base.device,
                    "build with `make CUDA_ARCHS=\"...\"` that has it, or use --device cpu",

@@ -32,6 +32,12 @@ static hl_norm_args arguments(const hl_step *step)
                           .channels = x->shape.c};
 }
 
+static hl_status check(const hl_cuda *cuda, const hl_step *step)
+{
+    HL_TRY(hl_step_check_norm(step));
+    return hl_cuda_check_floats(cuda, step);
+}
+
 /* ---- running statistics ---- */
 
 static hl_status norm_run(hl_cuda *cuda, hl_step *step)
@@ -43,7 +49,7 @@ static hl_status norm_run(hl_cuda *cuda, hl_step *step)
                        step);
 }
 
-const hl_cuda_op hl_cuda_norm = {.check = hl_cuda_check_floats, .run = norm_run};
+const hl_cuda_op hl_cuda_norm = {.check = check, .run = norm_run};
 
 static hl_status grad_prepare(hl_cuda *cuda, hl_step *step)
 {
@@ -70,7 +76,7 @@ static hl_status grad_run(hl_cuda *cuda, hl_step *step)
 }
 
 const hl_cuda_op hl_cuda_norm_grad = {
-    .check = hl_cuda_check_floats, .prepare = grad_prepare, .bind = hl_cuda_bind_scratch, .run = grad_run};
+    .check = check, .prepare = grad_prepare, .bind = hl_cuda_bind_scratch, .run = grad_run};
 
 /* ---- batch statistics ---- */
 
@@ -85,6 +91,7 @@ static hl_status batch_check(const hl_cuda *cuda, const hl_step *step)
 {
     (void)cuda;
     const hl_tensor *x = step->in[step->kind == HL_STEP_NORM_BATCH ? 0 : 1];
+    HL_TRY(hl_step_check_norm(step));
     if (hl_rows(x) < 2)
         return hl_fail(HL_E_ARG, step->name, "use a larger --batch-size or --norm frozen",
                        "batch statistics of one value per channel");

@@ -54,6 +54,18 @@ static hl_status plan_backward(hl_cuda *cuda, const hl_step *step, hl_shape x, h
     return hl_cudnn_plan(&g, call);
 }
 
+static hl_status check(const hl_cuda *cuda, const hl_step *step)
+{
+    (void)cuda;
+    return hl_step_check_pool(step, step->in[0]->shape, step->out[0]->shape);
+}
+
+static hl_status grad_check(const hl_cuda *cuda, const hl_step *step)
+{
+    (void)cuda;
+    return hl_step_check_pool(step, step->out[0]->shape, step->in[0]->shape);
+}
+
 static pool_exec *exec_make(hl_step *step)
 {
     return step->exec = calloc(1, sizeof(pool_exec));
@@ -111,7 +123,8 @@ static void release(hl_cuda *cuda, hl_step *step)
     free(step->exec);
 }
 
-const hl_cuda_op hl_cuda_pool = {.prepare = prepare, .bind = bind, .run = run, .release = release};
+const hl_cuda_op hl_cuda_pool = {
+    .check = check, .prepare = prepare, .bind = bind, .run = run, .release = release};
 
 static hl_status grad_prepare(hl_cuda *cuda, hl_step *step)
 {
@@ -149,4 +162,4 @@ static hl_status grad_run(hl_cuda *cuda, hl_step *step)
 }
 
 const hl_cuda_op hl_cuda_pool_grad = {
-    .prepare = grad_prepare, .bind = grad_bind, .run = grad_run, .release = release};
+    .check = grad_check, .prepare = grad_prepare, .bind = grad_bind, .run = grad_run, .release = release};

@@ -40,7 +40,7 @@ static void expect_normalised(hl_shape s, hl_elem elem)
     harness_close(&h);
 }
 
-Test(cpu_input, bytes_are_normalised_and_mirrored_where_the_flag_says)
+Test(input, bytes_are_normalised_and_mirrored_where_the_flag_says)
 {
     static const hl_shape shapes[] = {
         {1, 1, 1, 3}, {3, 4, 5, 3}, {2, 2, 1, 1}, {4, 3, 700, 3}, {2, 2, 517, 4}};
@@ -49,7 +49,7 @@ Test(cpu_input, bytes_are_normalised_and_mirrored_where_the_flag_says)
             expect_normalised(shapes[k], elems[e]);
 }
 
-Test(cpu_input, raw_floats_are_only_converted)
+Test(input, raw_floats_are_only_converted)
 {
     for (int e = 0; e < 2; e++) {
         step_harness h;
@@ -72,7 +72,7 @@ Test(cpu_input, raw_floats_are_only_converted)
     }
 }
 
-Test(cpu_input, images_of_many_channels_are_refused)
+Test(input, images_of_many_channels_are_refused)
 {
     step_harness h;
     harness_open(&h);

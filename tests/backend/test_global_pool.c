@@ -42,7 +42,7 @@ static void expect_means(hl_shape s, hl_elem elem)
     harness_close(&h);
 }
 
-Test(cpu_global_pool, means_and_their_gradients_agree_with_the_definition)
+Test(global_pool, means_and_their_gradients_agree_with_the_definition)
 {
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
         for (int e = 0; e < 2; e++)

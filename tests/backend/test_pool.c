@@ -91,14 +91,14 @@ static void expect_pool(const pool_case *c, hl_elem elem, bool max, bool count_p
     harness_close(&r.h);
 }
 
-Test(cpu_pool, maxima_and_their_gradients_agree_with_the_definition)
+Test(pool, maxima_and_their_gradients_agree_with_the_definition)
 {
     for (int k = 0; k < CASES; k++)
         for (int e = 0; e < 2; e++)
             expect_pool(&cases[k], elems[e], true, false);
 }
 
-Test(cpu_pool, averages_and_their_gradients_agree_with_the_definition)
+Test(pool, averages_and_their_gradients_agree_with_the_definition)
 {
     for (int k = 0; k < CASES; k++)
         for (int e = 0; e < 2; e++)
@@ -107,7 +107,7 @@ Test(cpu_pool, averages_and_their_gradients_agree_with_the_definition)
 }
 
 /* Average: linear. Maximum: piecewise linear, and the random values are further apart than the step. */
-Test(cpu_pool, gradients_agree_with_finite_differences)
+Test(pool, gradients_agree_with_finite_differences)
 {
     for (int max = 0; max < 2; max++) {
         rig r;
@@ -160,7 +160,7 @@ static void pool_golden(const float *x_golden, int64_t side, hl_window window, b
 }
 
 /* PyTorch's index counts in the input plane, ours in the window. */
-Test(cpu_pool, ties_and_nan_follow_pytorch)
+Test(pool, ties_and_nan_follow_pytorch)
 {
     double y[4], index[4], want[4];
     int64_t side;
@@ -174,7 +174,7 @@ Test(cpu_pool, ties_and_nan_follow_pytorch)
     expect_same("y", y, want, 4);
 }
 
-Test(cpu_pool, divisors_follow_pytorch)
+Test(pool, divisors_follow_pytorch)
 {
     static const struct {
         const float *want;
@@ -197,7 +197,7 @@ Test(cpu_pool, divisors_follow_pytorch)
     }
 }
 
-Test(cpu_pool, windows_of_nothing_but_padding_and_dilated_ones_are_refused)
+Test(pool, windows_of_nothing_but_padding_and_dilated_ones_are_refused)
 {
     rig r;
     rig_make(&r, &(pool_case){{1, 4, 4, 2}, {2, 2, 1, 1, 1, 1, 2, 0, 0, 0}}, HL_ELEM_F32, true, false);

@@ -45,13 +45,13 @@ static void expect_round_trip(hl_elem elem)
     harness_close(&h);
 }
 
-Test(cpu_concat, channels_lie_side_by_side_and_come_apart_again)
+Test(concat, channels_lie_side_by_side_and_come_apart_again)
 {
     for (int e = 0; e < 2; e++)
         expect_round_trip(elems[e]);
 }
 
-Test(cpu_concat, tensors_of_different_precision_are_refused)
+Test(concat, tensors_of_different_precision_are_refused)
 {
     step_harness h;
     harness_open(&h);

@@ -65,7 +65,7 @@ static void gated_open(gated *l, const gated_case *c, hl_elem elem, hl_act act, 
     conv_rig *rig = &l->rig;
     l->x = rig_tensor(rig, "x", l->ref.x, elem);
     l->s = rig_tensor(rig, "S", s_shape, elem);
-    l->b = extras ? rig_tensor(rig, "b", (hl_shape){1, 1, 1, c->outputs}, HL_ELEM_F32) : NULL;
+    l->b = extras ? rig_bias(rig, c->outputs, elem) : NULL;
     l->residual = extras ? rig_tensor(rig, "residual", l->ref.y, elem) : NULL;
     l->recombined = rig_tensor(rig, "recombined", l->ref.y, elem);
     l->folded = rig_tensor(rig, "folded", l->ref.y, elem);
@@ -149,7 +149,7 @@ static void expect_agreement(const gated_case *c, hl_elem elem, hl_act act, bool
     rig_close(&l.rig);
 }
 
-Test(cpu_recombine, recombined_and_folded_layers_agree_exactly_on_integers)
+Test(recombine, recombined_and_folded_layers_agree_exactly_on_integers)
 {
     for (int i = 0; i < CASES; i++)
         for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16 && rig_computes((hl_elem)elem); elem++)
@@ -157,7 +157,7 @@ Test(cpu_recombine, recombined_and_folded_layers_agree_exactly_on_integers)
                 expect_agreement(&cases[i], (hl_elem)elem, HL_ACT_NONE, extras != 0);
 }
 
-Test(cpu_recombine, every_activation_is_fused_as_behind_a_convolution)
+Test(recombine, every_activation_is_fused_as_behind_a_convolution)
 {
     for (int act = HL_ACT_RELU; act <= HL_ACT_GELU; act++)
         for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16 && rig_computes((hl_elem)elem); elem++) {
@@ -166,7 +166,7 @@ Test(cpu_recombine, every_activation_is_fused_as_behind_a_convolution)
         }
 }
 
-Test(cpu_recombine, subfunctions_are_the_scaled_products_of_one_input_and_one_filter)
+Test(recombine, subfunctions_are_the_scaled_products_of_one_input_and_one_filter)
 {
     for (int i = 0; i < CASES; i++)
         for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16 && rig_computes((hl_elem)elem); elem++) {
@@ -194,7 +194,7 @@ Test(cpu_recombine, subfunctions_are_the_scaled_products_of_one_input_and_one_fi
         }
 }
 
-Test(cpu_recombine, gate_gradients_are_those_of_the_folded_layer)
+Test(recombine, gate_gradients_are_those_of_the_folded_layer)
 {
     for (int i = 0; i < CASES; i++)
         for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16 && rig_computes((hl_elem)elem); elem++) {
@@ -224,7 +224,7 @@ Test(cpu_recombine, gate_gradients_are_those_of_the_folded_layer)
 
 /* Of random floats against sums in double; runs of 64 rows and the partial sums of up to 32 blocks bound the
  * depth of any sum. */
-Test(cpu_recombine, gate_gradients_of_long_sums_err_little_and_repeat_bit_for_bit)
+Test(recombine, gate_gradients_of_long_sums_err_little_and_repeat_bit_for_bit)
 {
     const gated_case *c = &cases[CASES - 1];
     gated l;

@@ -145,7 +145,7 @@ static void expect_norm(hl_shape shape, hl_elem elem, bool affine)
     harness_close(&r.h);
 }
 
-Test(cpu_norm_batch, values_statistics_and_gradients_agree_with_their_definition)
+Test(norm_batch, values_statistics_and_gradients_agree_with_their_definition)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int e = 0; e < 2; e++)
@@ -155,7 +155,7 @@ Test(cpu_norm_batch, values_statistics_and_gradients_agree_with_their_definition
 
 /* Momentum is the share of the new batch; the variance is biased to normalise by and unbiased in the running
  * one. */
-Test(cpu_norm_batch, two_steps_agree_with_pytorch)
+Test(norm_batch, two_steps_agree_with_pytorch)
 {
     static const float *const golden[2][8] = {
         {golden_norm_x_0, golden_norm_dy_0, golden_norm_y_0, golden_norm_dx_0, golden_norm_dscale_0,
@@ -188,7 +188,7 @@ Test(cpu_norm_batch, two_steps_agree_with_pytorch)
 }
 
 /* The loss is sum y dy of the reference, differentiated numerically in x and scale. */
-Test(cpu_norm_batch, gradients_agree_with_finite_differences)
+Test(norm_batch, gradients_agree_with_finite_differences)
 {
     rig r;
     rig_make(&r, shapes[2], HL_ELEM_F32, true, true, false, 1e-2f, 0.1f);
@@ -222,7 +222,7 @@ Test(cpu_norm_batch, gradients_agree_with_finite_differences)
 }
 
 /* Values 4096 + k / 256: exact in float, with 24 bits of which 20 are the mean's. */
-Test(cpu_norm_batch, a_large_mean_does_not_cancel_the_variance)
+Test(norm_batch, a_large_mean_does_not_cancel_the_variance)
 {
     rig r;
     rig_make(&r, (hl_shape){2, 16, 16, 7}, HL_ELEM_F32, false, false, true, 1e-5f, 1.0f);
@@ -241,7 +241,7 @@ Test(cpu_norm_batch, a_large_mean_does_not_cancel_the_variance)
     harness_close(&r.h);
 }
 
-Test(cpu_norm_batch, a_constant_channel_has_no_variance)
+Test(norm_batch, a_constant_channel_has_no_variance)
 {
     rig r;
     rig_make(&r, (hl_shape){2, 5, 5, 4}, HL_ELEM_F32, false, false, true, 1e-5f, 1.0f);
@@ -259,7 +259,7 @@ Test(cpu_norm_batch, a_constant_channel_has_no_variance)
     harness_close(&r.h);
 }
 
-Test(cpu_norm_batch, running_statistics_stay_where_they_do_not_move)
+Test(norm_batch, running_statistics_stay_where_they_do_not_move)
 {
     rig r;
     rig_make(&r, shapes[2], HL_ELEM_F32, true, false, false, 1e-5f, 0.1f);
@@ -272,7 +272,7 @@ Test(cpu_norm_batch, running_statistics_stay_where_they_do_not_move)
     harness_close(&r.h);
 }
 
-Test(cpu_norm_batch, gradients_of_parameters_accumulate_when_asked)
+Test(norm_batch, gradients_of_parameters_accumulate_when_asked)
 {
     rig r;
     rig_make(&r, shapes[3], HL_ELEM_F32, true, true, false, 1e-5f, 0.1f);
@@ -291,7 +291,7 @@ Test(cpu_norm_batch, gradients_of_parameters_accumulate_when_asked)
     harness_close(&r.h);
 }
 
-Test(cpu_norm_batch, the_number_of_threads_changes_no_bit)
+Test(norm_batch, the_number_of_threads_changes_no_bit)
 {
     rig r;
     rig_make(&r, shapes[6], HL_ELEM_F32, true, true, false, 1e-5f, 0.1f);
@@ -317,7 +317,7 @@ Test(cpu_norm_batch, the_number_of_threads_changes_no_bit)
 }
 
 /* PyTorch refuses it too: the unbiased variance of one value does not exist. */
-Test(cpu_norm_batch, one_value_per_channel_is_refused)
+Test(norm_batch, one_value_per_channel_is_refused)
 {
     rig r;
     rig_make(&r, (hl_shape){1, 1, 1, 8}, HL_ELEM_F32, false, false, false, 1e-5f, 0.1f);

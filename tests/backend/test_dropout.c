@@ -49,7 +49,7 @@ static const double *mask(rig *r)
     return r->got;
 }
 
-Test(cpu_dropout, the_mask_is_the_one_all_backends_share)
+Test(dropout, the_mask_is_the_one_all_backends_share)
 {
     static const int64_t counts[] = {1, 3, 17, 2048, 5003};
     for (int k = 0; k < 5; k++)
@@ -77,7 +77,7 @@ Test(cpu_dropout, the_mask_is_the_one_all_backends_share)
 }
 
 /* Of n = 20000 about n (1 - p) are kept, within 5 standard deviations sqrt(n p (1 - p)). */
-Test(cpu_dropout, the_share_kept_is_one_minus_p)
+Test(dropout, the_share_kept_is_one_minus_p)
 {
     static const float shares[] = {0.1f, 0.5f, 0.9f};
     for (int k = 0; k < 3; k++) {
@@ -92,7 +92,7 @@ Test(cpu_dropout, the_share_kept_is_one_minus_p)
     }
 }
 
-Test(cpu_dropout, passes_layers_and_seeds_draw_different_masks)
+Test(dropout, passes_layers_and_seeds_draw_different_masks)
 {
     rig r;
     rig_make(&r, 256, HL_ELEM_F32, 0.5f, 1);
@@ -123,7 +123,7 @@ Test(cpu_dropout, passes_layers_and_seeds_draw_different_masks)
     rig_drop(&r);
 }
 
-Test(cpu_dropout, nothing_is_dropped_with_p_zero)
+Test(dropout, nothing_is_dropped_with_p_zero)
 {
     rig r;
     rig_make(&r, 100, HL_ELEM_F32, 0.0f, 1);
@@ -131,7 +131,7 @@ Test(cpu_dropout, nothing_is_dropped_with_p_zero)
     rig_drop(&r);
 }
 
-Test(cpu_dropout, what_is_dropped_is_zero_even_where_it_is_not_a_number)
+Test(dropout, what_is_dropped_is_zero_even_where_it_is_not_a_number)
 {
     rig r;
     rig_make(&r, 64, HL_ELEM_F32, 0.5f, 1);

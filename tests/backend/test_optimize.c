@@ -74,7 +74,7 @@ static const golden_case goldens[] = {
      golden_optim_adamw},
 };
 
-Test(cpu_optimize, five_steps_agree_with_torch_optim)
+Test(optimize, five_steps_agree_with_torch_optim)
 {
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++) {
         const golden_case *g = &goldens[k];
@@ -161,13 +161,13 @@ static void expect_segments(const golden_case *g)
     rig_drop(r);
 }
 
-Test(cpu_optimize, segments_have_their_own_rates_and_gradients_are_unscaled)
+Test(optimize, segments_have_their_own_rates_and_gradients_are_unscaled)
 {
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++)
         expect_segments(&goldens[k]);
 }
 
-Test(cpu_optimize, a_rate_of_zero_changes_nothing)
+Test(optimize, a_rate_of_zero_changes_nothing)
 {
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++) {
         hl_segment segment = {.first = 0, .count = 3, .lr_scale = 1.0f, .weight_decay = 0.1f};
@@ -204,7 +204,7 @@ static void expect_values(const rig *r, double a, double b, double c)
     expect_close("values", HL_ELEM_F32, got, want, 3, 4.0, 16.0);
 }
 
-Test(cpu_optimize, long_gradients_are_scaled_to_the_norm_asked_for)
+Test(optimize, long_gradients_are_scaled_to_the_norm_asked_for)
 {
     hl_segment segment = {.count = 3, .lr_scale = 1.0f};
     rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_SGD, .clip_norm = 1.0f}, &segment);
@@ -214,7 +214,7 @@ Test(cpu_optimize, long_gradients_are_scaled_to_the_norm_asked_for)
     rig_drop(r);
 }
 
-Test(cpu_optimize, lars_scales_a_layers_rate_by_its_norms)
+Test(optimize, lars_scales_a_layers_rate_by_its_norms)
 {
     hl_segment segment = {.count = 3, .lr_scale = 1.0f, .weight_decay = 0.5f, .adapt = true};
     rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_LARS, .trust = 0.01f}, &segment);
@@ -229,7 +229,7 @@ Test(cpu_optimize, lars_scales_a_layers_rate_by_its_norms)
     rig_drop(r);
 }
 
-Test(cpu_optimize, from_the_first_gradient_that_is_not_finite_nothing_is_updated)
+Test(optimize, from_the_first_gradient_that_is_not_finite_nothing_is_updated)
 {
     static const float bad[] = {NAN, INFINITY, -INFINITY};
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++)
@@ -248,7 +248,7 @@ Test(cpu_optimize, from_the_first_gradient_that_is_not_finite_nothing_is_updated
         }
 }
 
-Test(cpu_optimize, a_loss_that_is_not_finite_stops_updates_too)
+Test(optimize, a_loss_that_is_not_finite_stops_updates_too)
 {
     hl_segment segment = {.count = 3, .lr_scale = 1.0f};
     rig *r = small_rig((hl_optimize_attr){.kind = HL_OPTIMIZER_SGD}, &segment);
@@ -260,7 +260,7 @@ Test(cpu_optimize, a_loss_that_is_not_finite_stops_updates_too)
     rig_drop(r);
 }
 
-Test(cpu_optimize, an_overflow_of_scaled_gradients_halves_the_scale_and_costs_one_step)
+Test(optimize, an_overflow_of_scaled_gradients_halves_the_scale_and_costs_one_step)
 {
     hl_segment segment = {.count = 3, .lr_scale = 1.0f};
     rig *r = small_rig(

@@ -104,7 +104,7 @@ static void expect_forward(hl_shape shape, hl_elem elem, bool affine, hl_act act
     free(y), free(want);
 }
 
-Test(cpu_norm, running_statistics_are_an_affine_map_of_each_channel)
+Test(norm, running_statistics_are_an_affine_map_of_each_channel)
 {
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int e = 0; e < 2; e++)
@@ -113,7 +113,7 @@ Test(cpu_norm, running_statistics_are_an_affine_map_of_each_channel)
                                variant & 4);
 }
 
-Test(cpu_norm, every_activation_can_be_fused)
+Test(norm, every_activation_can_be_fused)
 {
     for (int act = 0; act <= HL_ACT_GELU; act++)
         expect_forward(shapes[3], HL_ELEM_F32, true, (hl_act)act, true);
@@ -152,7 +152,7 @@ static void expect_backward(hl_shape shape, hl_elem elem, bool affine, bool dx)
     free(got), free(want), free(dscale), free(dshift), free(got_dscale), free(got_dshift);
 }
 
-Test(cpu_norm, gradients_agree_with_their_definition)
+Test(norm, gradients_agree_with_their_definition)
 {
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int e = 0; e < 2; e++)
@@ -160,7 +160,7 @@ Test(cpu_norm, gradients_agree_with_their_definition)
                 expect_backward(shapes[s], elems[e], variant & 1, variant & 2);
 }
 
-Test(cpu_norm, gradients_of_parameters_overwrite_or_accumulate)
+Test(norm, gradients_of_parameters_overwrite_or_accumulate)
 {
     rig r;
     rig_make(&r, shapes[3], HL_ELEM_F32, true, true);
@@ -177,7 +177,7 @@ Test(cpu_norm, gradients_of_parameters_overwrite_or_accumulate)
     rig_drop(&r);
 }
 
-Test(cpu_norm, only_what_is_trained_gets_a_gradient)
+Test(norm, only_what_is_trained_gets_a_gradient)
 {
     rig r;
     rig_make(&r, shapes[2], HL_ELEM_F32, true, true);
@@ -190,7 +190,7 @@ Test(cpu_norm, only_what_is_trained_gets_a_gradient)
 }
 
 /* Linear in x, so a difference of the reference is exact up to rounding. */
-Test(cpu_norm, gradients_agree_with_finite_differences)
+Test(norm, gradients_agree_with_finite_differences)
 {
     rig r;
     rig_make(&r, shapes[2], HL_ELEM_F32, true, true);
@@ -217,7 +217,7 @@ Test(cpu_norm, gradients_agree_with_finite_differences)
     free(dx), free(want), free(y);
 }
 
-Test(cpu_norm, statistics_of_another_width_are_refused)
+Test(norm, statistics_of_another_width_are_refused)
 {
     rig r;
     rig_make(&r, shapes[2], HL_ELEM_F32, true, false);

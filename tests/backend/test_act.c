@@ -64,7 +64,7 @@ static void expect_activation(hl_act act, hl_elem elem, int64_t n)
     free(x), free(y), free(want);
 }
 
-Test(cpu_act, every_activation_agrees_with_its_definition)
+Test(act, every_activation_agrees_with_its_definition)
 {
     for (int k = 0; k < SIZES; k++)
         for (int e = 0; e < 2; e++)
@@ -104,7 +104,7 @@ static void expect_gradient(hl_act act, hl_elem elem, int64_t n, int count)
     free(x), free(g), free(operand), free(want), free(dx);
 }
 
-Test(cpu_act, gradients_are_summed_and_multiplied_by_the_derivative)
+Test(act, gradients_are_summed_and_multiplied_by_the_derivative)
 {
     for (int k = 0; k < SIZES; k++)
         for (int e = 0; e < 2; e++)
@@ -119,7 +119,7 @@ static double act_of(double x, const void *act)
 }
 
 /* Away from the kinks at -3, 0, 3 and 6. */
-Test(cpu_act, gradients_agree_with_finite_differences)
+Test(act, gradients_agree_with_finite_differences)
 {
     enum { N = 331 };
     double x[N], operand[N], one[N], dx[N], want[N];
@@ -148,7 +148,7 @@ typedef struct golden_act {
 } golden_act;
 
 /* relu6' is 0 at 0 and 6; hardsigmoid' 0 at -3 and 3; hardswish' 0 at -3 and 1 at 3. */
-Test(cpu_act, kinks_follow_pytorch)
+Test(act, kinks_follow_pytorch)
 {
     static const golden_act goldens[] = {
         {HL_ACT_RELU, golden_act_relu, golden_act_relu_grad},
@@ -176,7 +176,7 @@ Test(cpu_act, kinks_follow_pytorch)
     }
 }
 
-Test(cpu_act, a_gradient_that_is_not_finite_is_not_hidden)
+Test(act, a_gradient_that_is_not_finite_is_not_hidden)
 {
     for (int act = 0; act <= HL_ACT_GELU; act++) {
         double operand[3] = {0.5, 0.5, 0.5}, g[3] = {1.0, NAN, INFINITY}, dx[3];

@@ -4,7 +4,7 @@
 #include "backend/cpu/act_math.h"
 #include "support/ref_conv.h"
 
-Test(cpu_act_math, sigmoid_errs_by_a_few_units_in_the_last_place)
+Test(act_math, sigmoid_errs_by_a_few_units_in_the_last_place)
 {
     for (double x = -86.0; x <= 100.0; x += 0.0013) {
         double want = 1.0 / (1.0 + exp(-(double)(float)x)), got = (double)hl_sigmoidf((float)x);
@@ -12,14 +12,14 @@ Test(cpu_act_math, sigmoid_errs_by_a_few_units_in_the_last_place)
     }
 }
 
-Test(cpu_act_math, sigmoid_saturates_without_overflow)
+Test(act_math, sigmoid_saturates_without_overflow)
 {
     cr_assert(hl_sigmoidf(INFINITY) == 1.0f && hl_sigmoidf(1e30f) == 1.0f);
     cr_assert(hl_sigmoidf(-INFINITY) >= 0.0f && hl_sigmoidf(-INFINITY) < 1e-37f);
     cr_assert(hl_sigmoidf(0.0f) == 0.5f);
 }
 
-Test(cpu_act_math, a_nan_stays_a_nan_through_every_activation)
+Test(act_math, a_nan_stays_a_nan_through_every_activation)
 {
     for (int act = HL_ACT_NONE; act <= HL_ACT_GELU; act++) {
         float v[3] = {1.0f, NAN, -1.0f};
@@ -29,7 +29,7 @@ Test(cpu_act_math, a_nan_stays_a_nan_through_every_activation)
     }
 }
 
-Test(cpu_act_math, activations_agree_with_their_definitions)
+Test(act_math, activations_agree_with_their_definitions)
 {
     for (int act = HL_ACT_NONE; act <= HL_ACT_GELU; act++) {
         for (int i = -2000; i <= 2000; i++) {

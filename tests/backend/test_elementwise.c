@@ -42,7 +42,7 @@ static void expect_sum(hl_shape shape, hl_elem elem, int terms, hl_act act)
     harness_close(&h);
 }
 
-Test(cpu_elementwise, any_number_of_tensors_is_added_and_activated)
+Test(elementwise, any_number_of_tensors_is_added_and_activated)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int e = 0; e < 2; e++)
@@ -102,7 +102,7 @@ static void expect_product(hl_shape shape, hl_elem elem, bool broadcast, bool wa
     harness_close(&h);
 }
 
-Test(cpu_elementwise, products_and_their_gradients_agree_with_the_definition)
+Test(elementwise, products_and_their_gradients_agree_with_the_definition)
 {
     for (int s = 0; s < SHAPES; s++)
         for (int e = 0; e < 2; e++)
@@ -110,14 +110,14 @@ Test(cpu_elementwise, products_and_their_gradients_agree_with_the_definition)
                 expect_product(shapes[s], elems[e], broadcast, true, true);
 }
 
-Test(cpu_elementwise, gradients_that_nobody_wants_are_left_out)
+Test(elementwise, gradients_that_nobody_wants_are_left_out)
 {
     expect_product(shapes[2], HL_ELEM_F32, true, true, false);
     expect_product(shapes[2], HL_ELEM_F32, true, false, true);
     expect_product(shapes[2], HL_ELEM_F32, false, false, false);
 }
 
-Test(cpu_elementwise, whole_numbers_are_refused)
+Test(elementwise, whole_numbers_are_refused)
 {
     step_harness h;
     harness_open(&h);
