@@ -53,6 +53,8 @@ static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
         }
         const hl_batch batch = {.images = pixels, .flips = flips, .labels = labels, .count = n};
         status = hl_session_feed(s, program, &batch, bytes, NULL);
+        if (status == HL_OK)
+            status = s->backend->ops->finish(s->backend); /* has copied what is freed now */
     }
     free(pixels);
     free(flips);
