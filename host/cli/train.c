@@ -112,6 +112,7 @@ static void fill_options(const cli_values *values, hl_train_options *o)
     o->early_stop = (int)cli_int(values, "early-stop");
     o->monitor = (hl_monitor)cli_choice(values, "monitor");
     o->checkpoint_every = cli_int(values, "checkpoint-every");
+    o->log_every = cli_int(values, "log-every");
     o->skip_bad_images = cli_choice(values, "bad-images") == 1;
     o->poll = poll_signals;
     if (!cli_flag(values, "quiet"))

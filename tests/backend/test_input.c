@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,67 @@ Test(input, bytes_are_normalised_and_mirrored_where_the_flag_says)
     for (int k = 0; k < 5; k++)
         for (int e = 0; e < 2; e++)
             expect_normalised(shapes[k], elems[e]);
+}
+
+/* Images of a batch blended or pasted together: by the share, or inside the box of mix n. A partner is
+ * mirrored by its own flag. */
+static void expect_mixed(hl_elem elem, bool box)
+{
+    enum { COUNT = 3 };
+    const hl_shape s = {COUNT, 5, 7, 3};
+    step_harness h;
+    harness_open(&h);
+    int64_t n = hl_shape_count(s), image = n / COUNT;
+    hl_tensor *x = harness_tensor(&h, "images", s, HL_ELEM_U8);
+    hl_tensor *flips = harness_tensor(&h, "flips", (hl_shape){COUNT, 1, 1, 1}, HL_ELEM_U8);
+    hl_tensor *mixes =
+        harness_tensor(&h, "mixes", (hl_shape){COUNT, 1, 1, (int64_t)sizeof(hl_mix)}, HL_ELEM_U8);
+    hl_tensor *y = harness_tensor(&h, "y", s, elem);
+    hl_step *step = harness_step(&h, HL_STEP_INPUT, 3, (hl_tensor *[]){x, flips, mixes}, 1, &y);
+    memcpy(step->input.mean, mean, sizeof mean);
+    memcpy(step->input.std, deviation, sizeof deviation);
+    harness_build(&h);
+    hl_mix list[COUNT];
+    double *bytes = random_doubles(n, 0.0, 256.0, HL_ELEM_F32, 3), *plain = doubles(n), *got = doubles(n),
+           *want = doubles(n), flipped[COUNT] = {1.0, 0.0, 0.0};
+    for (int64_t i = 0; i < n; i++)
+        bytes[i] = floor(bytes[i]);
+    for (int i = 0; i < COUNT; i++)
+        list[i] = box ? (hl_mix){.partner = COUNT - 1 - i,
+                                 .share = 0.5f,
+                                 .top = i,
+                                 .bottom = 4,
+                                 .left = 2,
+                                 .right = 7}
+                      : (hl_mix){.partner = COUNT - 1 - i, .share = 0.7f};
+    for (int64_t i = 0; i < n; i++) {
+        int64_t c = i % s.c, column = i / s.c % s.w, row = i / (s.c * s.w), sample = row / s.h;
+        int64_t from = flipped[sample] != 0.0 ? (row * s.w + s.w - 1 - column) * s.c + c : i;
+        plain[i] = (bytes[from] / 255.0 - (double)mean[c]) / (double)deviation[c];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t column = i / s.c % s.w, row = i / (s.c * s.w) % s.h, sample = i / image;
+        const hl_mix *m = &list[sample];
+        double own = plain[i], other = plain[m->partner * image + i % image], share = (double)m->share;
+        bool inside = row >= m->top && row < m->bottom && column >= m->left && column < m->right;
+        want[i] = !box ? share * own + (1.0 - share) * other : inside ? other : own;
+    }
+    harness_set(x, bytes);
+    harness_set(flips, flipped);
+    harness_set_bytes(mixes, list, sizeof list);
+    harness_run(&h, step);
+    harness_get(y, got);
+    /* Three roundings each of two values up to 1 / 0.22, and three more of their blend. */
+    expect_close("y", elem, got, want, n, 4.6, 9);
+    free(bytes), free(plain), free(got), free(want);
+    harness_close(&h);
+}
+
+Test(input, images_are_blended_and_pasted_into_each_other)
+{
+    for (int e = 0; e < 2; e++)
+        for (int box = 0; box < 2; box++)
+            expect_mixed(elems[e], box != 0);
 }
 
 Test(input, raw_floats_are_only_converted)

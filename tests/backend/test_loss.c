@@ -93,6 +93,119 @@ Test(loss, gradients_agree_with_finite_differences)
     harness_close(&r.h);
 }
 
+/* - sum q log softmax(x), by the definition of q for mixed labels or as given. */
+static double reference(const double *x, int64_t classes, const double *q, double *dx)
+{
+    double most = -INFINITY, sum = 0.0, mass = 0.0, loss = 0.0;
+    for (int64_t c = 0; c < classes; c++)
+        most = fmax(most, x[c]);
+    for (int64_t c = 0; c < classes; c++)
+        sum += exp(x[c] - most);
+    for (int64_t c = 0; c < classes; c++) {
+        mass += q[c];
+        loss -= q[c] * (x[c] - most - log(sum));
+    }
+    for (int64_t c = 0; c < classes; c++)
+        dx[c] = mass * exp(x[c] - most) / sum - q[c];
+    return loss;
+}
+
+/* Labels mixed with those of partners, or distributions given outright (which need not sum to one). */
+static void expect_targets(bool given, double smoothing)
+{
+    enum { BATCH = 5, CLASSES = 11, COUNT = BATCH * CLASSES };
+    step_harness h;
+    harness_open(&h);
+    const hl_shape s = {BATCH, 1, 1, CLASSES}, each = {BATCH, 1, 1, 1};
+    hl_tensor *logits = harness_tensor(&h, "logits", s, HL_ELEM_F32),
+              *labels = harness_tensor(&h, "labels", each, HL_ELEM_I32),
+              *mixes =
+                  harness_tensor(&h, "mixes", (hl_shape){BATCH, 1, 1, (int64_t)sizeof(hl_mix)}, HL_ELEM_U8),
+              *targets = harness_tensor(&h, "targets", s, HL_ELEM_F32),
+              *losses = harness_tensor(&h, "losses", each, HL_ELEM_F32),
+              *dlogits = harness_tensor(&h, "dlogits", s, HL_ELEM_F32);
+    hl_tensor *const in[] = {logits, labels, given ? NULL : mixes, given ? targets : NULL};
+    hl_step *step = harness_step(&h, HL_STEP_LOSS, 4, in, 2, (hl_tensor *[]){losses, dlogits});
+    step->loss.smoothing = (float)smoothing;
+    harness_build(&h);
+    hl_mix list[BATCH];
+    double *x = random_doubles(COUNT, -6.0, 6.0, HL_ELEM_F32, 21),
+           *q = random_doubles(COUNT, 0.0, 0.2, HL_ELEM_F32, 22), label[BATCH], got[BATCH], want[BATCH],
+           dx[COUNT], want_dx[COUNT];
+    for (int n = 0; n < BATCH; n++) {
+        label[n] = n * 7 % CLASSES;
+        list[n] = (hl_mix){.partner = BATCH - 1 - n, .share = 0.25f + 0.125f * (float)n};
+    }
+    for (int i = 0; i < COUNT && !given; i++) {
+        int n = i / CLASSES, c = i % CLASSES;
+        double share = (double)list[n].share, hit = c == (int)label[n] ? share : 0.0;
+        hit += c == (int)label[BATCH - 1 - n] ? 1.0 - share : 0.0;
+        q[i] = (double)(float)smoothing / CLASSES + (1.0 - (double)(float)smoothing) * hit;
+    }
+    for (int n = 0; n < BATCH; n++)
+        want[n] = reference(x + n * CLASSES, CLASSES, q + n * CLASSES, want_dx + n * CLASSES);
+    for (int i = 0; i < COUNT; i++)
+        want_dx[i] /= BATCH;
+    harness_set(logits, x);
+    harness_set(labels, label);
+    harness_set_bytes(mixes, list, sizeof list);
+    harness_set(targets, q);
+    harness_run(&h, step);
+    harness_get(losses, got);
+    harness_get(dlogits, dx);
+    /* Products of weights up to 1 and differences up to 12 + log(classes); probabilities up to a mass of 2.2.
+     */
+    expect_close("loss", HL_ELEM_F32, got, want, BATCH, 33.0, CLASSES + 4);
+    expect_close("dlogits", HL_ELEM_F32, dx, want_dx, COUNT, 2.2 / BATCH, CLASSES + 8);
+    free(x), free(q);
+    harness_close(&h);
+}
+
+Test(loss, labels_may_be_mixed_and_distributions_given)
+{
+    expect_targets(false, 0.0);
+    expect_targets(false, 0.1);
+    expect_targets(true, 0.1); /* which smoothing does not touch */
+}
+
+/* Adds to what the record has; the first of equal scores is the one predicted, and NaN predicts nothing. */
+Test(loss, losses_and_hits_are_tallied)
+{
+    enum { BATCH = 6, CLASSES = 4 };
+    static const double scores[BATCH * CLASSES] = {0,   1, 2, 3, 3,  3,  1,  0,  3, 3, 1, 0,
+                                                   NAN, 1, 2, 3, -1, -2, -1, -3, 5, 4, 3, 2},
+                                       label[BATCH] = {3, 0, 1, 3, 2, 0},
+                                       values[BATCH] = {0.5, 1.25, 2.0, 4.0, 8.0, 0.25};
+    step_harness h;
+    harness_open(&h);
+    const hl_shape each = {BATCH, 1, 1, 1};
+    hl_tensor *losses = harness_tensor(&h, "losses", each, HL_ELEM_F32),
+              *logits = harness_tensor(&h, "logits", (hl_shape){BATCH, 1, 1, CLASSES}, HL_ELEM_F32),
+              *labels = harness_tensor(&h, "labels", each, HL_ELEM_I32);
+    hl_step *step = harness_step(&h, HL_STEP_TALLY, 3, (hl_tensor *[]){losses, logits, labels}, 0, NULL);
+    cr_assert_eq(h.backend->ops->alloc(h.backend, sizeof *step->record, "record", (void **)&step->record),
+                 HL_OK);
+    harness_build(&h);
+    const hl_train_record before = {
+        .loss_sum = 10.0, .seen = 3, .correct = 2, .pending_loss = 1.0, .pending = 1, .loss_scale = 4.0};
+    hl_train_record after;
+    harness_set(losses, values);
+    harness_set(logits, scores);
+    harness_set(labels, label);
+    cr_assert_eq(h.backend->ops->upload(h.backend, step->record, &before, sizeof before), HL_OK);
+    harness_run(&h, step);
+    cr_assert_eq(h.backend->ops->download(h.backend, &after, step->record, sizeof after), HL_OK);
+    h.backend->ops->free(h.backend, step->record);
+    /* Right: samples 0, 1 and 5. Sample 2 has the second of two equal scores, 4 the second as well, 3 a NaN.
+     */
+    cr_assert(after.seen == 3 + BATCH && after.correct == 2 + 3, "%lld of %lld", (long long)after.correct,
+              (long long)after.seen);
+    cr_assert_eq(after.loss_sum, 10.0 + 16.0);
+    cr_assert(after.pending == 2 && after.pending_loss == 1.0 + 16.0 / BATCH);
+    cr_assert(after.loss_scale == 4.0 && after.updates == 0);
+    harness_close(&h);
+}
+
 /* The smoothing is spread over all classes, the right one included. */
 Test(loss, smoothing_follows_pytorch)
 {

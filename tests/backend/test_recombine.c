@@ -222,6 +222,72 @@ Test(recombine, gate_gradients_are_those_of_the_folded_layer)
         }
 }
 
+/* dz = act'(y) (g0 + g1), in place of g0, and the gate's gradient from dz: values of y on and off every kink.
+ */
+static void expect_fused_gradient(const gated_case *c, hl_elem elem, hl_act act)
+{
+    const ref_conv ref = ref_conv_make(c->x, c->outputs, c->groups, c->window);
+    hl_shape s_shape = ref.y;
+    s_shape.c = c->x.c * (c->outputs / c->groups);
+    int64_t ny = hl_shape_count(ref.y), ns = hl_shape_count(s_shape);
+    conv_rig rig;
+    const int64_t gates[2] = {c->outputs, c->x.c / c->groups},
+                  weights[4] = {gates[0], gates[1], c->window.kh, c->window.kw};
+    rig_open(&rig);
+    hl_weight_expr e = {.kind = HL_WEIGHT_GATED,
+                        .weight = rig_param(&rig, "weight", false, 4, weights),
+                        .gate = rig_param(&rig, "gate", true, 2, gates)};
+    const hl_conv_attr conv = {.window = c->window, .groups = c->groups, .expr = &e, .act = act};
+    hl_tensor *s = rig_tensor(&rig, "S", s_shape, elem), *y = rig_tensor(&rig, "y", ref.y, elem),
+              *g0 = rig_tensor(&rig, "g0", ref.y, elem), *g1 = rig_tensor(&rig, "g1", ref.y, elem);
+    hl_step *step = rig_step(&rig, HL_STEP_RECOMBINE_GRAD, &conv, s, act == HL_ACT_NONE ? NULL : y, g0, g1,
+                             g0, NULL, NULL);
+    rig_build(&rig);
+    double *sv = rig_array(ns), *yv = rig_array(ny), *a = rig_array(ny), *b = rig_array(ny),
+           *dz = rig_array(ny);
+    rig_fill_integers(sv, ns, 2, 31);
+    rig_fill_integers(yv, ny, 6, 32); /* as an activation leaves it: -0.25 ... 6 */
+    rig_fill_integers(a, ny, 2, 33);
+    rig_fill_integers(b, ny, 2, 34);
+    for (int64_t i = 0; i < ny; i++) {
+        yv[i] = act == HL_ACT_NONE || yv[i] > 0.0 ? fabs(yv[i]) : 0.0;
+        double slope = act == HL_ACT_RELU    ? yv[i] > 0.0
+                       : act == HL_ACT_RELU6 ? yv[i] > 0.0 && yv[i] < 6.0
+                                             : 1.0;
+        dz[i] = slope * (a[i] + b[i]);
+    }
+    rig_set(s, sv);
+    rig_set(y, yv);
+    rig_set(g0, a);
+    rig_set(g1, b);
+    rig_run(&rig, step);
+    rig_expect_intact(&rig);
+    rig_get(g0, a);
+    for (int64_t i = 0; i < ny; i++)
+        cr_assert(a[i] == dz[i], "%s, activation %d: dz[%lld] is %g, not %g", c->name, (int)act, (long long)i,
+                  a[i], dz[i]);
+    int64_t rows = ny / c->outputs, width = s_shape.c, each = c->outputs / c->groups;
+    for (int64_t o = 0; o < c->outputs; o++)
+        for (int64_t i = 0; i < gates[1]; i++) {
+            double sum = 0.0;
+            for (int64_t r = 0; r < rows; r++)
+                sum += dz[r * c->outputs + o] * sv[r * width + (o / each * gates[1] + i) * each + o % each];
+            cr_assert((double)e.gate->grad[o * gates[1] + i] == sum, "%s, activation %d: d gate[%lld,%lld]",
+                      c->name, (int)act, (long long)o, (long long)i);
+        }
+    free(sv), free(yv), free(a), free(b), free(dz);
+    rig_close(&rig);
+}
+
+Test(recombine, gradients_pass_a_fused_activation_exactly_on_integers)
+{
+    static const hl_act acts[] = {HL_ACT_NONE, HL_ACT_RELU, HL_ACT_RELU6};
+    for (int i = 0; i < CASES; i++)
+        for (int elem = HL_ELEM_F32; elem <= HL_ELEM_BF16 && rig_computes((hl_elem)elem); elem++)
+            for (int k = 0; k < 3; k++)
+                expect_fused_gradient(&cases[i], (hl_elem)elem, acts[k]);
+}
+
 /* Of random floats against sums in double; runs of 64 rows and the partial sums of up to 32 blocks bound the
  * depth of any sum. */
 Test(recombine, gate_gradients_of_long_sums_err_little_and_repeat_bit_for_bit)

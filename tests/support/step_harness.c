@@ -175,6 +175,12 @@ void harness_get(const hl_tensor *t, double *values)
         }
 }
 
+void harness_set_bytes(const hl_tensor *t, const void *from, size_t bytes)
+{
+    cr_assert_eq(bytes, t->bytes);
+    memcpy(t->data, from, bytes);
+}
+
 void harness_poison(const hl_tensor *t)
 {
     memset(t->data, POISON_BYTE, t->bytes);

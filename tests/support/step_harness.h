@@ -1,4 +1,4 @@
-/* One step on the CPU backend, built by hand: its tensors lie between guard zones, start out as NaN, and come
+/* One step on a backend, built by hand: its tensors lie between guard zones, start out as NaN, and come
  * and go as doubles.
  *
  *     step_harness h;
@@ -50,5 +50,7 @@ void harness_run(step_harness *h, hl_step *step);
 void harness_set(const hl_tensor *t, const double *values);
 void harness_get(const hl_tensor *t, double *values);
 void harness_poison(const hl_tensor *t);
+/* A tensor of structures: `bytes` as they are. */
+void harness_set_bytes(const hl_tensor *t, const void *from, size_t bytes);
 
 #endif
