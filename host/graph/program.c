@@ -7,21 +7,8 @@
 
 #include "base/bf16.h"
 #include "base/f16.h"
-#include "graph/lower.h"
 #include "graph/params.h"
-#include "graph/plan.h"
-
-struct hl_program {
-    hl_arena *arena;
-    hl_backend *backend;
-    hl_compile_options options;
-    hl_code code;
-    hl_program_memory memory;
-    void *activations, *scratch; /* on the backend */
-    bool folded_once;
-    /* Lists as the backend runs them, sealed when first run. */
-    hl_sealed *once, *refresh, *forward, *backward, *train[4]; /* train: by hl_program_part */
-};
+#include "graph/program_memory.h"
 
 static const size_t list_count = 4;
 
@@ -64,67 +51,38 @@ static hl_status prepare_steps(hl_program *p)
     return prepare_list(p, &p->code.refresh);
 }
 
-static hl_status place_persistent(hl_program *p)
-{
-    for (size_t i = 0; i < p->code.tensor_count; i++) {
-        hl_tensor *t = p->code.tensors[i];
-        if (t->place != HL_PLACE_PERSISTENT)
-            continue;
-        HL_TRY(p->backend->ops->alloc(p->backend, t->bytes, t->name, &t->data));
-        p->memory.persistent += t->bytes;
-    }
-    return HL_OK;
-}
-
-static hl_status place_arena(hl_program *p)
-{
-    hl_code *code = &p->code;
-    size_t steps = code->forward.count + code->backward.count;
-    hl_step **timeline = NULL;
-    size_t *offset = NULL;
-    hl_status status = hl_alloc_array(steps, sizeof *timeline, "memory plan", (void **)&timeline);
-    if (status == HL_OK)
-        status = hl_alloc_array(code->tensor_count, sizeof *offset, "memory plan", (void **)&offset);
-    if (status == HL_OK) {
-        memcpy(timeline, code->forward.items, code->forward.count * sizeof *timeline);
-        if (code->backward.count > 0)
-            memcpy(timeline + code->forward.count, code->backward.items,
-                   code->backward.count * sizeof *timeline);
-        status = hl_plan_arena(timeline, steps, code->tensors, code->tensor_count, offset, &p->memory.arena);
-    }
-    if (status == HL_OK)
-        status = p->backend->ops->alloc(p->backend, p->memory.arena, "activations", &p->activations);
-    for (size_t i = 0; status == HL_OK && i < code->tensor_count; i++)
-        if (code->tensors[i]->place == HL_PLACE_ARENA && offset[i] != SIZE_MAX)
-            code->tensors[i]->data = (char *)p->activations + offset[i];
-    free(timeline);
-    free(offset);
-    return status;
-}
-
-static hl_status bind_steps(hl_program *p)
-{
-    HL_TRY(p->backend->ops->alloc(p->backend, p->memory.scratch, "scratch", &p->scratch));
-    for (size_t l = 0; l < list_count; l++) {
-        const hl_step_list *list = step_list(p, l);
-        for (size_t i = 0; i < list->count; i++)
-            HL_TRY(p->backend->ops->bind(p->backend, list->items[i], p->scratch));
-    }
-    return HL_OK;
-}
-
-static hl_status compile(hl_program *p, hl_graph *graph)
+hl_status hl_program_form(hl_program *p, hl_graph *graph)
 {
     HL_TRY(hl_arena_create(&p->arena));
     p->code.arena = p->arena;
     p->code.options = &p->options;
     p->code.backend = p->backend;
     HL_TRY(hl_units_form(graph, &p->options, p->arena, &p->code.units));
-    HL_TRY(hl_lower(&p->code));
+    return hl_lower(&p->code);
+}
+
+static hl_status bind_steps(hl_program *p)
+{
+    for (size_t l = 0; l < list_count; l++) {
+        const hl_step_list *list = step_list(p, l);
+        for (size_t i = 0; i < list->count; i++)
+            HL_TRY(p->backend->ops->bind(p->backend, list->items[i], p->space->scratch));
+    }
+    return HL_OK;
+}
+
+static hl_status compile(hl_program *p, hl_graph *graph)
+{
+    size_t *offset = NULL;
+    HL_TRY(hl_program_form(p, graph));
     HL_TRY(prepare_steps(p));
-    HL_TRY(place_persistent(p));
-    HL_TRY(place_arena(p));
-    return bind_steps(p);
+    hl_status status = hl_program_plan_memory(p, &offset);
+    if (status == HL_OK)
+        status = hl_program_check_memory(p, graph);
+    if (status == HL_OK)
+        status = hl_program_place(p, offset);
+    free(offset);
+    return status == HL_OK ? bind_steps(p) : status;
 }
 
 hl_status hl_program_compile(hl_graph *graph, hl_backend *backend, const hl_compile_options *options,
@@ -158,14 +116,9 @@ void hl_program_destroy(hl_program *p)
     for (size_t l = 0; l < list_count; l++)
         for (size_t i = 0; i < step_list(p, l)->count; i++)
             ops->release(p->backend, step_list(p, l)->items[i]);
-    for (size_t i = 0; i < p->code.tensor_count; i++) {
-        hl_tensor *t = p->code.tensors[i];
-        ops->release_tensor(p->backend, t);
-        if (t->place == HL_PLACE_PERSISTENT)
-            ops->free(p->backend, t->data);
-    }
-    ops->free(p->backend, p->activations);
-    ops->free(p->backend, p->scratch);
+    for (size_t i = 0; i < p->code.tensor_count; i++)
+        ops->release_tensor(p->backend, p->code.tensors[i]);
+    hl_program_release_memory(p);
     hl_code_free(&p->code);
     hl_arena_destroy(p->arena);
     free(p);

@@ -17,6 +17,8 @@ typedef enum hl_projection_exec {
     HL_PROJECTION_CACHE /* frozen sub-function outputs are computed and kept, gates recombine them */
 } hl_projection_exec;
 
+typedef struct hl_program hl_program;
+
 typedef struct hl_compile_options {
     int64_t batch;
     bool training;  /* with a backward pass, dropout and batch statistics (where the norms' nodes say so) */
@@ -33,9 +35,9 @@ typedef struct hl_compile_options {
     hl_train_record *record; /* in the backend's memory: batches are tallied there; NULL: not */
     hl_step *update; /* the OPTIMIZE step that hl_program_train ends with: prepared, bound, and outliving the
                         program; NULL: none */
+    const hl_program *beside; /* never runs at the same time: its activations' memory is used where it is
+                                 large enough; NULL: none */
 } hl_compile_options;
-
-typedef struct hl_program hl_program;
 
 /* The graph must be placed on `backend` (hl_graph_place), and outlive the program. */
 hl_status hl_program_compile(hl_graph *graph, hl_backend *backend, const hl_compile_options *options,

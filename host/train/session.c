@@ -25,6 +25,19 @@ void hl_session_changed(hl_session *s)
     s->version++;
 }
 
+/* The program that needs most: the others run in its memory. */
+static const hl_program *largest(const hl_session *s)
+{
+    const hl_program *found = NULL;
+    for (int i = 0; i < HL_SESSION_PROGRAMS; i++) {
+        const hl_program *p = s->slots[i].program;
+        if (p != NULL &&
+            (found == NULL || hl_program_memory_use(p).arena > hl_program_memory_use(found).arena))
+            found = p;
+    }
+    return found;
+}
+
 static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_type type,
                          hl_program **program)
 {
@@ -35,6 +48,7 @@ static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_
     options.elem = type.elem;
     options.tf32 = type.tf32;
     options.run = &s->run;
+    options.beside = largest(s);
     if (training) {
         options.smoothing = s->smoothing;
         options.mix = s->mix;

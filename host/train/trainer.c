@@ -94,6 +94,18 @@ static hl_status resume(hl_trainer *t)
     return HL_OK;
 }
 
+/* Everything that an epoch runs, so that too little memory shows now and not at its end. The largest comes
+ * first: the others use its memory. */
+static hl_status compile_programs(hl_trainer *t)
+{
+    hl_program *program;
+    int64_t batch = t->options.batch_size, rest = hl_dataset_count(t->data, HL_SPLIT_TRAIN) % batch;
+    HL_TRY(hl_session_program(&t->session, batch, true, t->type, &program));
+    if (rest > 0)
+        HL_TRY(hl_session_program(&t->session, rest, true, t->type, &program));
+    return hl_session_program(&t->session, t->val_batch, false, t->type, &program);
+}
+
 static hl_status start(hl_trainer *t)
 {
     hl_train_options *o = &t->options;
@@ -118,6 +130,7 @@ static hl_status start(hl_trainer *t)
     t->label_entropy = label_entropy(t->data, o->label_smoothing);
     t->at.best_epoch = -1;
     HL_TRY(hl_optimizer_read(t->optimizer, &t->at.record));
+    HL_TRY(compile_programs(t));
     /* The folder comes last: a run that cannot begin leaves none behind. */
     HL_TRY(hl_run_folder_open(o->out, o->resume, o->config, &checkpoint, &t->folder));
     return checkpoint ? resume(t) : HL_OK;

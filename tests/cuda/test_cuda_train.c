@@ -1,5 +1,6 @@
 /* Training runs on the CUDA backend, on the double of CUDA's libraries: from images to the run folder. */
 #include <criterion/criterion.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,16 +52,20 @@ static hl_train_options options_for(const char *run, const char *device)
     return o;
 }
 
-static outcome train(const char *name, hl_train_options o)
+static outcome train_model(hl_model *model, const char *name, hl_train_options o)
 {
     outcome out;
     char *run = scratch_path(folder, name);
-    hl_model *model = toy_model("resnet18", CLASSES, "projection", HL_NORM_DEFAULT);
     o.out = run;
     out.status = hl_train(model, data, &o, &out.result);
     hl_model_destroy(model);
     free(run);
     return out;
+}
+
+static outcome train(const char *name, hl_train_options o)
+{
+    return train_model(toy_model("resnet18", CLASSES, "projection", HL_NORM_DEFAULT), name, o);
 }
 
 static void expect_clean(void)
@@ -168,13 +173,34 @@ Test(cuda_train, a_run_that_diverges_stops_at_the_next_reading_with_its_first_ba
     expect_clean();
 }
 
-Test(cuda_train, too_little_memory_is_said_with_what_is_wanted_and_left)
+/* Images of 112 pixels, so that activations are more than weights. */
+static hl_status train_large(const char *name, hl_train_options o, int64_t batch, size_t mebibytes)
 {
-    hl_train_options o = options_for(NULL, "cuda");
-    double_set_memory((size_t)150 << 20);
-    cr_assert_eq(train("small", o).status, HL_E_NOMEM, "%s", hl_last_error());
-    cr_assert_not_null(strstr(hl_last_error(), "GiB left"), "%s", hl_last_error());
-    cr_assert_not_null(strstr(hl_last_error(), "--batch-size"), "%s", hl_last_error());
+    const hl_model_options options = {
+        .name = "mobilenet_v2", .classes = CLASSES, .image_size = 112, .seed = 3};
+    hl_model *model;
+    double_set_memory(mebibytes << 20);
+    o.batch_size = batch;
+    o.max_steps = 1;
+    cr_assert_eq(hl_model_create(&options, &model), HL_OK);
+    cr_assert_eq(hl_model_apply_method(model, "projection", HL_NORM_DEFAULT, 3), HL_OK);
+    return train_model(model, name, o).status;
+}
+
+Test(cuda_train, too_little_memory_is_said_with_the_batch_size_that_fits)
+{
+    const hl_train_options o = options_for(NULL, "cuda");
+    int64_t fits = 0;
+    cr_assert_eq(train_large("large", o, 18, 150), HL_E_NOMEM, "%s", hl_last_error());
+    cr_assert_not_null(strstr(hl_last_error(), "GiB are left"), "%s", hl_last_error());
+    const char *hint = strstr(hl_last_error(), "--batch-size ");
+    cr_assert(hint != NULL && sscanf(hint, "--batch-size %" SCNd64, &fits) == 1, "%s", hl_last_error());
+    cr_assert(fits > 1 && fits < 18, "%s", hl_last_error());
+    cr_assert_eq(train_large("fits", o, fits, 150), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(train_large("more", o, fits + 1, 150), HL_E_NOMEM, "%s", hl_last_error());
+    /* Not even one. */
+    cr_assert_eq(train_large("none", o, 18, 56), HL_E_NOMEM, "%s", hl_last_error());
+    cr_assert_not_null(strstr(hl_last_error(), "--image-size"), "%s", hl_last_error());
     expect_clean();
 }
 

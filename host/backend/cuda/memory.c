@@ -254,6 +254,10 @@ void hl_cuda_memory_use(hl_backend *backend, size_t *available, size_t *peak)
     size_t total = 0;
     *available = 0;
     *peak = cuda->memory->peak;
-    if (!cuda->planner && cudaMemGetInfo(available, &total) != cudaSuccess)
+    if (cuda->planner)
+        return;
+    if (cudaMemGetInfo(available, &total) != cudaSuccess)
         (void)cudaGetLastError();
+    for (size_t i = 0; i < cuda->memory->count; i++) /* kept blocks are given back when memory runs out */
+        *available += cuda->memory->blocks[i].used ? 0 : cuda->memory->blocks[i].bytes;
 }
