@@ -202,7 +202,8 @@ install: all
 	install -m 644 $(BUILD)/libheirloom.a $(DESTDIR)$(PREFIX)/lib/libheirloom.a
 	install -m 755 $(BUILD)/libheirloom.so $(DESTDIR)$(PREFIX)/lib/libheirloom.so
 	install -m 644 $(INSTALLED_HEADERS) $(DESTDIR)$(PREFIX)/include/heirloom/
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' scripts/heirloom.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' \
+	    -e 's|@CUDA_LIBS@|$(CUDA_LIBS)|' scripts/heirloom.pc.in \
 	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/heirloom.pc
 	$(BUILD)/heirloom --man > $(DESTDIR)$(PREFIX)/share/man/man1/heirloom.1
 	$(BUILD)/heirloom --bash-completion > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heirloom

@@ -9,7 +9,7 @@ export results
 export OMP_WAIT_POLICY=passive
 
 run_one() {
-    local program=$1 log status=0 summary tested good
+    local program=$1 log status=0 summary tested good start=$SECONDS
     local name=${program##*/tests/} on
     on=${program%/tests/*} on=${on##*/}
     case $on in double | device) name="$name on a $on" ;; esac
@@ -30,7 +30,7 @@ run_one() {
     {
         [ -f "$log.broken" ] && cat "$log.log"
         grep -E 'SKIPPED' "$log.log" | sort -u | sed "s|^|$name: |"
-        printf '%-50s %s\n' "$name" "${summary:-no summary}"
+        printf '%-50s %4d s  %s\n' "$name" $((SECONDS - start)) "${summary:-no summary}"
     } >"$log.text"
     cat "$log.text" # in one piece, so that programs do not mix their lines
 }
