@@ -71,4 +71,4 @@ $(DEVICE_TESTS): $(BUILD)/device/%: %.c $(SUPPORT_OBJECTS) $(MANAGED) $(BUILD)/l
 	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/libheirloom.a -o $@ -lcriterion $(TEST_LIBS)
 endif
 
--include $(SHIM_OBJECTS:.o=.d) $(SHIM_SAMPLE:.o=.d) $(DOUBLE_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(DEVICE_TESTS:%=%.d) $(ON_DOUBLE:%=%.d)
+-include $(wildcard $(BUILD)/obj/tests/cuda/*.d $(BUILD)/obj/tests/kernels/*.d) $(SHIM_OBJECTS:.o=.d) $(SHIM_SAMPLE:.o=.d) $(DOUBLE_OBJECTS:.o=.d) $(CUDA_OBJECTS:.o=.d) $(DEVICE_TESTS:%=%.d) $(ON_DOUBLE:%=%.d)
