@@ -64,8 +64,7 @@ static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
 
 static hl_status one_step(hl_session *s, hl_program *program, bool train)
 {
-    HL_TRY(train ? hl_session_train(s, program, true) : hl_program_forward(program));
-    s->stale = true;
+    HL_TRY(train ? hl_session_train(s, true) : hl_program_forward(program));
     return s->backend->ops->finish(s->backend);
 }
 

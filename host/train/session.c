@@ -7,7 +7,8 @@ hl_status hl_session_open(hl_session *s, hl_model *model, const hl_compute *comp
 {
     *s = (hl_session){.model = model,
                       .projection = compute != NULL ? compute->projection : HL_EXEC_AUTO,
-                      .run = {.seed = seed, .grad_scale = 1.0f}};
+                      .run = {.seed = seed, .grad_scale = 1.0f},
+                      .version = 1};
     HL_TRY(hl_model_place(model, compute));
     s->backend = model->backend;
     return HL_OK;
@@ -70,32 +71,33 @@ hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_num
         if (found || s->slots[i].used < s->slots[slot].used)
             slot = i;
     }
-    s->compiled = !found;
     if (!found) {
         hl_program_destroy(s->slots[slot].program);
         s->slots[slot].program = NULL;
-        s->slots[slot].used = 0;
+        s->slots[slot].used = s->slots[slot].version = 0;
         HL_TRY(compile(s, batch, training, type, &s->slots[slot].program));
         s->slots[slot].batch = batch;
         s->slots[slot].training = training;
         s->slots[slot].type = type;
     }
-    s->stale = !found || s->slots[slot].version != s->version;
-    if (s->stale && !training) {
+    s->last = slot;
+    s->first_run = s->slots[slot].version == 0;
+    if (!training && s->slots[slot].version != s->version) {
         HL_TRY(hl_program_refresh(s->slots[slot].program));
-        s->stale = false;
+        s->slots[slot].version = s->version;
     }
-    s->slots[slot].version = s->version;
     s->slots[slot].used = ++s->uses;
     *program = s->slots[slot].program;
     return HL_OK;
 }
 
-hl_status hl_session_train(hl_session *s, hl_program *program, bool update)
+hl_status hl_session_train(hl_session *s, bool update)
 {
-    HL_TRY(hl_program_train(program, (s->stale ? HL_PROGRAM_REFRESH : 0) | (update ? HL_PROGRAM_UPDATE : 0)));
+    bool stale = s->slots[s->last].version != s->version;
+    HL_TRY(hl_program_train(s->slots[s->last].program,
+                            (stale ? HL_PROGRAM_REFRESH : 0) | (update ? HL_PROGRAM_UPDATE : 0)));
+    s->slots[s->last].version = s->version;
     s->run.micro_step++;
-    s->stale = false;
     if (update) {
         s->run.step++;
         hl_session_changed(s);

@@ -26,11 +26,12 @@ typedef struct hl_session {
         int64_t batch;
         bool training;
         hl_number_type type;
-        uint64_t used, version;
+        uint64_t used;
+        uint64_t version; /* of the parameters that its effective weights were made from; 0: of none yet */
     } slots[HL_SESSION_PROGRAMS];
-    uint64_t uses, version; /* version: of the parameters */
-    bool compiled;          /* the last hl_session_program made a new program */
-    bool stale;             /* its effective weights are older than the parameters */
+    uint64_t uses, version; /* version: of the parameters, from 1 */
+    int last;               /* the slot of the last hl_session_program */
+    bool first_run;         /* that program has not run yet */
 } hl_session;
 
 /* Places the model's parameters if they are not placed yet. `compute` may be NULL. */
@@ -38,12 +39,11 @@ hl_status hl_session_open(hl_session *session, hl_model *model, const hl_compute
 void hl_session_close(hl_session *session); /* of zeros: nothing to do */
 
 /* The program for a batch size and mode; valid until the next call. Effective weights of programs that do not
- * train are brought up to date; for those that do, `stale` says whether the next run must (hl_session_train
- * does). */
+ * train are brought up to date here, of those that do when they run. */
 hl_status hl_session_program(hl_session *session, int64_t batch, bool training, hl_number_type type,
                              hl_program **program);
-/* One batch through a training program of this session, and with `update` the optimizer step. */
-hl_status hl_session_train(hl_session *session, hl_program *program, bool update);
+/* One batch through the last hl_session_program, a training program, and with `update` the optimizer step. */
+hl_status hl_session_train(hl_session *session, bool update);
 /* Parameters or running statistics have changed. */
 void hl_session_changed(hl_session *session);
 

@@ -70,7 +70,7 @@ static hl_status train_batch(hl_trainer *t, hl_batch *batch, bool update, hl_pro
 {
     int64_t side = t->model->preprocess.size;
     HL_TRY(hl_session_program(&t->session, batch->count, true, t->type, program));
-    t->cold = t->cold || t->session.compiled;
+    t->cold = t->cold || t->session.first_run;
     t->run->grad_scale = 1.0f / (float)group_size(t, batch->number);
     t->run->grad_keep = t->pending > 0 ? 1.0f : 0.0f;
     t->run->lr = (float)hl_schedule_lr(t->options.schedule, t->options.lr, (int64_t)t->run->step, t->steps,
@@ -79,7 +79,7 @@ static hl_status train_batch(hl_trainer *t, hl_batch *batch, bool update, hl_pro
         hl_mix_draw(t->mixes, batch->count, side, side, t->options.mixup, t->options.cutmix, t->options.seed,
                     (uint32_t)t->at.epoch, (uint64_t)batch->number);
     HL_TRY(hl_session_feed(&t->session, *program, batch, side * side * 3, t->mixes));
-    HL_TRY(hl_session_train(&t->session, *program, update));
+    HL_TRY(hl_session_train(&t->session, update));
     t->pending++;
     t->pending_images += batch->count;
     hold(t, batch);

@@ -191,6 +191,39 @@ Test(trainer, steps_can_be_limited_within_an_epoch)
     cr_assert_eq(result.epochs, 2);
 }
 
+static void note_first_loss(void *user, const hl_progress *progress)
+{
+    if (progress->val == NULL)
+        *(double *)user = progress->loss;
+}
+
+/* What the first step trains is the network as it came: gates and norms are in its filters by then. */
+Test(trainer, the_first_step_sees_the_network_that_evaluation_sees)
+{
+    static const char *const methods[] = {"linear", "projection", "full"};
+    for (int k = 0; k < 3; k++) {
+        char out[512];
+        snprintf(out, sizeof out, "%s%d", run, k);
+        hl_train_options options = toy_options(out);
+        hl_train_result result;
+        hl_metrics before;
+        double first = NAN;
+        options.batch_size = hl_dataset_count(data, HL_SPLIT_TRAIN);
+        options.max_steps = 1;
+        options.augment = HL_AUGMENT_NONE;
+        options.progress = note_first_loss;
+        options.user = &first;
+        hl_model *model = toy_model("resnet18", CLASSES, methods[k], HL_NORM_FROZEN);
+        cr_assert_eq(
+            hl_evaluate(model, data, HL_SPLIT_TRAIN, options.batch_size, 1, &options.compute, &before, NULL),
+            HL_OK, "%s", hl_last_error());
+        cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
+        cr_assert_float_eq(first, before.loss, 1e-4 * before.loss, "%s: %g, not %g", methods[k], first,
+                           before.loss);
+        hl_model_destroy(model);
+    }
+}
+
 /* ---- what does not depend on how batches are cut ---- */
 
 Test(trainer, accumulating_is_the_same_as_a_larger_batch)
