@@ -254,8 +254,8 @@ typedef struct hl_pool_args {
                            columns of padding on either side of the image; false: within the image */
     bool wide_index;    /* index is i32 instead of u8 */
 } hl_pool_args;
-/* index: of the maximum in its window (row kw + column), the first of equal ones, a NaN counts as largest;
- * NULL for average or where no gradient is wanted. */
+/* index: of the maximum in its window (row kw + column), the first of equal ones; a NaN counts as largest,
+ * and the last of several is taken; NULL for average or where no gradient is wanted. */
 int hl_launch_pool(const hl_pool_args *args, const void *x, void *y, void *index, hl_elem elem,
                    hl_cuda_stream stream);
 int hl_launch_pool_grad(const hl_pool_args *args, const void *dy, const void *index, void *dx, hl_elem elem,

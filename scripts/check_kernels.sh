@@ -4,23 +4,13 @@
 set -euo pipefail
 folder=$1
 shift
-tool=$(command -v cuobjdump || ls "${CUDA_HOME:-/usr/local/cuda}/bin/cuobjdump" "$folder/cuobjdump" 2>/dev/null | head -n 1 || true)
+tool=$(command -v cuobjdump || ls "${CUDA_HOME:-/usr/local/cuda}/bin/cuobjdump" "$folder/bin/cuobjdump" 2>/dev/null | head -n 1 || true)
 if [ -z "$tool" ]; then
-    mkdir -p "$folder"
-    if ! python3 -m pip download --quiet --no-deps --dest "$folder" nvidia-cuda-cuobjdump >"$folder/pip.log" 2>&1 ||
-        ! python3 - "$folder" <<'PYTHON'; then
-import glob, os, sys, zipfile
-folder = sys.argv[1]
-with zipfile.ZipFile(glob.glob(os.path.join(folder, "nvidia_cuda_cuobjdump-*.whl"))[0]) as wheel:
-    name = next(n for n in wheel.namelist() if n.endswith("/bin/cuobjdump"))
-    with open(os.path.join(folder, "cuobjdump"), "wb") as out:
-        out.write(wheel.read(name))
-os.chmod(os.path.join(folder, "cuobjdump"), 0o755)
-PYTHON
-        echo "check_kernels.sh: SKIPPED, there is no cuobjdump and its wheel could not be fetched ($folder/pip.log)"
+    if ! bash "$(dirname "$0")/cuda_toolkit.sh" "$folder" nvidia-cuda-cuobjdump; then
+        echo "check_kernels.sh: SKIPPED, there is no cuobjdump and its wheel could not be fetched"
         exit 0
     fi
-    tool=$folder/cuobjdump
+    tool=$folder/bin/cuobjdump
 fi
 for object in "$@"; do "$tool" --dump-resource-usage "$object"; done | awk '
     /^arch = / { arch = $3 }

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Puts what the CUDA backend is built with into FOLDER, from NVIDIA's wheels on PyPI: nvcc, headers, cuDNN, cuBLASLt and
 # cuobjdump, about 1 GB to fetch and 2 GB on disk. For machines without a toolkit; no device or driver is needed.
-# cuda_toolkit.sh FOLDER ; then: make CUDA=1 NVCC=FOLDER/bin/nvcc
+# cuda_toolkit.sh FOLDER [WHEEL...] ; then: make CUDA=1 NVCC=FOLDER/bin/nvcc. With wheels named, those alone.
 set -euo pipefail
-folder=${1:?usage: cuda_toolkit.sh FOLDER}
+folder=${1:?usage: cuda_toolkit.sh FOLDER [WHEEL...]}
+shift
 # One release of everything, since nvcc, its headers and its code generator have to fit; cuobjdump reads all of them.
 wheels=(nvidia-cuda-nvcc==13.0.* nvidia-cuda-crt==13.0.* nvidia-nvvm==13.0.* nvidia-cuda-runtime==13.0.*
     nvidia-cuda-cccl==13.0.* nvidia-cuda-nvrtc==13.0.* nvidia-cuda-culibos==13.0.* nvidia-cublas==13.1.*
     nvidia-cudnn-cu13==9.19.* nvidia-cuda-cuobjdump)
-[ -x "$folder/bin/nvcc" ] && exit 0
+[ $# -eq 0 ] || wheels=("$@")
+[ -d "$folder/bin" ] && exit 0 # it is moved there whole
 
 rm -rf "$folder.partial"
 mkdir -p "$folder.partial/wheels"
@@ -24,7 +26,9 @@ for path in glob.glob(os.path.join(folder, "wheels", "*.whl")):
     os.remove(path)
 toolkit = os.path.join(folder, "toolkit")
 for part in ("cu13", "cudnn"):
-    shutil.copytree(os.path.join(folder, "unpacked", "nvidia", part), toolkit, dirs_exist_ok=True, copy_function=shutil.move)
+    unpacked = os.path.join(folder, "unpacked", "nvidia", part)
+    if os.path.isdir(unpacked):
+        shutil.copytree(unpacked, toolkit, dirs_exist_ok=True, copy_function=shutil.move)
 for place in ("bin", "nvvm/bin"):
     for program in glob.glob(os.path.join(toolkit, place, "*")):
         os.chmod(program, 0o755)

@@ -90,10 +90,10 @@ Test(loss, labels_mixed_labels_and_targets)
                 expect_loss(kernel_elems[e], 1 + c, classes[c], (source)from, from == 1 ? 0.0f : 0.1f);
 }
 
-Test(loss, a_logit_that_is_not_a_number_makes_the_loss_not_a_number)
+static double loss_of_two(double first, double label)
 {
     kernel_rig r = {0};
-    const double x[2] = {NAN, 1.0}, label = 1.0;
+    const double x[2] = {first, 1.0};
     const hl_run_state run = {.grad_scale = 1.0f};
     double got;
     hl_loss_args args = {.logits = kernel_input(&r, 2, HL_ELEM_F32, x),
@@ -104,8 +104,16 @@ Test(loss, a_logit_that_is_not_a_number_makes_the_loss_not_a_number)
     const hl_run_state *copy = kernel_bytes(&r, &run, sizeof run);
     KERNEL_RUN(&r, hl_launch_loss(&args, HL_ELEM_F32, copy, NULL, NULL));
     kernel_get(args.losses, 1, HL_ELEM_F32, &got);
-    cr_assert(isnan(got));
     kernel_rig_clear(&r);
+    return got;
+}
+
+Test(loss, what_cannot_be_judged_has_no_loss)
+{
+    cr_assert(isfinite(loss_of_two(0.0, 1.0)));
+    cr_assert(isnan(loss_of_two(NAN, 1.0)));
+    cr_assert(isnan(loss_of_two(0.0, -1.0)));
+    cr_assert(isnan(loss_of_two(0.0, 2.0)));
 }
 
 Test(loss, the_tally_adds_losses_and_hits)

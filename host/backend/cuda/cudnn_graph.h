@@ -80,6 +80,9 @@ hl_status hl_cudnn_bind(hl_cudnn_call *call, void *const *pointers, void *worksp
 hl_status hl_cudnn_run(hl_cuda *cuda, const hl_cudnn_call *call, const char *subject);
 void hl_cudnn_release(hl_cudnn_call *call); /* of zeros: nothing to do */
 
+/* Leaves NULL; of NULL: nothing to do. */
+void hl_cudnn_destroy(cudnnBackendDescriptor_t *desc);
+
 /* cudnn_plan.c */
 hl_status hl_cuda_plans_open(hl_cuda *cuda);
 void hl_cuda_plans_close(hl_cuda *cuda);
