@@ -1,13 +1,15 @@
-"""Training throughput of heirloom beside PyTorch: the two take turns on the same machine in the same run, and the ratio of
-their medians is reported.
+"""Training throughput of heirloom beside PyTorch: the two take turns on the same machine in the same run, from the same weights and
+on the same images. The losses of their first steps have to agree; the ratio of their medians is reported, and how many times the
+time of its convolutions alone a step of heirloom takes (the floor ratio).
 
-    bench.py [--device cpu|cuda] [--models ...] [--methods ...] [--batch-sizes ...] [--precisions ...] [--rounds N] [--compile]
-             [--out NAME]
+    bench.py [--device cpu|cuda] [--models ...] [--methods ...] [--norms ...] [--batch-sizes ...] [--precisions ...] [--rounds N]
+             [--compile] [--out NAME]
 
-Writes docs/benchmarks/NAME.md and NAME.json, and prints the table."""
+Writes docs/benchmarks/NAME.md and NAME.json, and prints the table. Cells that --out has from an earlier run stay with --add."""
 
 import argparse
 import datetime
+import itertools
 import json
 import pathlib
 import statistics
@@ -38,10 +40,33 @@ def hardware(args):
     return next(d["model"] for d in devices["devices"] if d["name"].startswith("cuda"))
 
 
-def measure(args, model, method, batch, precision):
+def start_weights(args, model):
+    """A file of random weights that both sides start from."""
+    path = args.work / f"{model}-{args.image_size}.pth"
+    if not path.exists():
+        args.work.mkdir(parents=True, exist_ok=True)
+        subprocess.run([args.python, "scripts/bench_pytorch.py", "--model", model, "--image-size", str(args.image_size),
+                        "--save-weights", path], cwd=ROOT, check=True)  # fmt: skip
+    return path
+
+
+def check_losses(row, ours, theirs):
+    """The same network on the same images. Rounding to 16 bits in some fifty layers moves a loss of about 7 by up to a few percent,
+    32 bits by less than a thousandth; dropout draws other masks on either side."""
+    bound = 0.05 if row["precision"] in ("bf16", "fp16") or row["model"] == "mobilenet_v2" else 1e-3
+    for mode, runs in theirs.items():
+        for run in runs:
+            if not abs(run["loss"] - ours[0]["loss"]) <= bound * abs(run["loss"]):
+                sys.exit(f"bench: {row['model']} {row['method']} {row['norm']} {row['precision']}: the loss is {ours[0]['loss']}, "
+                         f"PyTorch's ({mode}) {run['loss']}")  # fmt: skip
+
+
+def measure(args, model, method, norm, batch, precision):
     common = ["--model", model, "--method", method, "--batch-size", str(batch), "--precision", precision, "--steps", str(args.steps),
-              "--device", args.device]  # fmt: skip
-    ours_command = [args.program, "bench", *common, "--image-size", str(args.image_size), "--json"]
+              "--device", args.device, "--norm", norm]  # fmt: skip
+    if not args.alone:
+        common += ["--weights", start_weights(args, model)]
+    ours_command = [args.program, "bench", *common, "--image-size", str(args.image_size), "--json", "--quiet"]
     theirs_command = [args.python, "scripts/bench_pytorch.py", *common, "--image-size", str(args.image_size)]
     modes = {} if args.alone else {"eager": theirs_command}
     if args.device != "cpu":
@@ -53,6 +78,7 @@ def measure(args, model, method, batch, precision):
         ours.append(timed(ours_command))
         for mode, command in modes.items():
             theirs[mode].append(timed(command))
+    floor = timed([*ours_command, "--floor"])
 
     def rate(runs):
         return 1000 * batch / statistics.median(r["ms_median"] for r in runs)
@@ -60,12 +86,17 @@ def measure(args, model, method, batch, precision):
     row = {
         "model": model,
         "method": method,
+        "norm": norm,
         "batch": batch,
         "precision": precision,
         "heirloom_images_per_second": rate(ours),
+        "heirloom_ms": statistics.median(r["ms_median"] for r in ours),
+        "heirloom_ms_p95": statistics.median(r["ms_p95"] for r in ours),
         "heirloom_peak_memory_bytes": max(r["peak_memory_bytes"] for r in ours),
+        "floor_ratio": floor["floor_ratio"],
         "rounds": {"heirloom": ours, "pytorch": theirs},
     }
+    check_losses(row, ours, theirs)
     if not theirs:
         return row
     best = max(theirs, key=lambda mode: rate(theirs[mode]))
@@ -76,6 +107,7 @@ def measure(args, model, method, batch, precision):
         "pytorch_mode": best,
         "ratio": rate(ours) / rate(theirs[best]),
         "pytorch_peak_memory_bytes": max(r["peak_memory_bytes"] for r in theirs[best]),
+        "memory_ratio": row["heirloom_peak_memory_bytes"] / max(r["peak_memory_bytes"] for r in theirs[best]),
         "torch": theirs[best][0]["torch"],
     }
 
@@ -87,19 +119,20 @@ def table(args, rows, date):
         f"# Training throughput on {title}, {date}",
         "",
         f"{hardware(args)}, {args.rounds} rounds in turn, medians of {args.steps} steps, {args.image_size}x{args.image_size}, {beside}. "
-        f"Images per second; peak memory {'of the whole process' if args.device == 'cpu' else 'on the device'}; the ratio is to the "
-        "better mode of PyTorch.",
+        f"Peak memory {'of the whole process' if args.device == 'cpu' else 'on the device'}; ratios are to the better mode of PyTorch; "
+        "the floor ratio is the time of a step over that of its convolutions alone.",
         "",
-        "| model | method | batch | precision | heirloom | PyTorch | ratio | memory | PyTorch's |",
-        "|---|---|--:|---|--:|--:|--:|--:|--:|",
+        "| model | method | norms | batch | precision | images/s | ms (p95) | PyTorch images/s | ratio | floor ratio | memory | of PyTorch's |",
+        "|---|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for r in rows:
         modes = r.get("pytorch_modes_images_per_second", {})
         lines.append(
-            f"| {r['model']} | {r['method']} | {r['batch']} | {r['precision']} | {r['heirloom_images_per_second']:.1f} "
+            f"| {r['model']} | {r['method']} | {r['norm']} | {r['batch']} | {r['precision']} | {r['heirloom_images_per_second']:.1f} "
+            f"| {r['heirloom_ms']:.0f} ({r['heirloom_ms_p95']:.0f}) "
             f"| {', '.join(f'{rate:.1f} ({mode})' for mode, rate in modes.items()) or '-'} "
-            f"| {format(r['ratio'], '.2f') if modes else '-'} | {r['heirloom_peak_memory_bytes'] / 2**20:.0f} MiB "
-            f"| {format(r['pytorch_peak_memory_bytes'] / 2**20, '.0f') + ' MiB' if modes else '-'} |"
+            f"| {format(r['ratio'], '.2f') if modes else '-'} | {r['floor_ratio']:.2f} "
+            f"| {r['heirloom_peak_memory_bytes'] / 2**20:.0f} MiB | {format(r['memory_ratio'], '.2f') if modes else '-'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -109,6 +142,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"])
     parser.add_argument("--methods", nargs="+", default=["projection"])
+    parser.add_argument("--norms", nargs="+", default=["frozen"], choices=["frozen", "affine", "update", "full"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--image-size", type=int, default=224)
@@ -119,16 +153,17 @@ def main():
     parser.add_argument("--program", default="build/heirloom")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch, torchvision and timm")
     parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build" / "bench", help="where weights to start from are kept")
+    parser.add_argument("--add", action="store_true", help="keep the cells of an earlier run that this one does not measure")
     parser.add_argument("--out", default="cpu-training")
     args = parser.parse_args()
 
-    rows = [
-        measure(args, model, method, batch, precision)
-        for model in args.models
-        for method in args.methods
-        for batch in args.batch_sizes
-        for precision in args.precisions
-    ]
+    old = args.folder / f"{args.out}.json"
+    rows = json.loads(old.read_text())["rows"] if args.add and old.exists() else []
+    for cell in itertools.product(args.models, args.methods, args.norms, args.batch_sizes, args.precisions):
+        row = measure(args, *cell)
+        rows = [r for r in rows if any(r[k] != row[k] for k in ("model", "method", "norm", "batch", "precision"))] + [row]
+        print(table(args, [row], "").splitlines()[-1], flush=True)
     date = datetime.date.today().isoformat()
     text = table(args, rows, date)
     args.folder.mkdir(parents=True, exist_ok=True)

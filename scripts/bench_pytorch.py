@@ -1,8 +1,8 @@
 """One training configuration in PyTorch, timed step by step; prints one JSON object.
 
-The counterpart of `heirloom bench`: synthetic images, channels-last, running norm statistics frozen (full fine-tuning: batch
-statistics), AdamW, the gates of model projection multiplied into the weights. The PyTorch version is what a careful user would write: the
-frozen weights need no gradient, autocast runs 16-bit types, and on CUDA cuDNN times its algorithms and the optimizer is fused."""
+The counterpart of `heirloom bench`: the same synthetic images, channels-last, AdamW, the gates of model projection multiplied into the
+weights. The PyTorch version is what a careful user would write: frozen weights need no gradient, autocast runs 16-bit types, and on CUDA
+cuDNN times its algorithms and the optimizer is fused. With --save-weights it writes the network that both sides start from instead."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ import resource
 import statistics
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -25,36 +26,69 @@ class ProjectedConv2d(torch.nn.Module):
 
     def forward(self, x):
         c = self.conv
+        if type(c).__name__ == "Conv2dSame":  # timm's, which pads by the size of its input
+            from timm.layers import pad_same
+
+            x = pad_same(x, c.kernel_size, c.stride, c.dilation)
         return F.conv2d(x, c.weight * (1 + self.delta), c.bias, c.stride, c.padding, c.dilation, c.groups)
 
 
-def build(name, method):
+def create(name):
     if name.startswith("efficientnet_lite"):
         import timm
 
-        model = timm.create_model("tf_" + name)
-    else:
-        import torchvision
+        return timm.create_model("tf_" + name)
+    import torchvision
 
-        model = torchvision.models.get_model(name)
-    if method == "full":
-        return model.train()
-    model.requires_grad_(False)
+    return torchvision.models.get_model(name)
+
+
+def apply_method(model, name, method, norm):
+    head = model.get_submodule({"mobilenet_v2": "classifier.1"}.get(name, "fc" if name.startswith("resnet") else "classifier"))
+    if method != "full":
+        model.requires_grad_(False)
     if method.startswith("projection"):
         spatial = "scope=spatial" in method
         for parent in list(model.modules()):
             for child_name, child in list(parent.named_children()):
                 if isinstance(child, torch.nn.Conv2d) and not (spatial and max(child.kernel_size) == 1):
                     setattr(parent, child_name, ProjectedConv2d(child))
-    elif method == "norm":
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.requires_grad_(True)
-    elif method != "linear":
+    elif method not in ("linear", "norm", "full"):
         raise SystemExit(f"bench_pytorch: unknown method {method}")
-    head = model.get_submodule({"mobilenet_v2": "classifier.1"}.get(name, "fc" if name.startswith("resnet") else "classifier"))
     head.requires_grad_(True)
-    return model.eval()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train(norm in ("update", "full"))
+            module.requires_grad_(norm in ("affine", "full"))
+
+
+def noise(n, side):
+    """The images of `heirloom bench`: u8 [n, side, side, 3]."""
+    count = n * side * side * 3
+    powers = np.cumprod(np.full(count, 1664525, np.uint32), dtype=np.uint32)
+    sums = np.concatenate([np.ones(1, np.uint32), np.cumsum(powers[:-1], dtype=np.uint32) + np.uint32(1)])
+    state = powers + np.uint32(1013904223) * sums
+    return (state >> 24).astype(np.uint8).reshape(n, side, side, 3)
+
+
+def prepared(model, n, side):
+    """As the network's own preprocessing has them."""
+    config = getattr(model, "default_cfg", {})
+    mean = np.array(config.get("mean", (0.485, 0.456, 0.406)), np.float32)
+    std = np.array(config.get("std", (0.229, 0.224, 0.225)), np.float32)
+    return torch.from_numpy((noise(n, side).astype(np.float32) / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def save_weights(name, side, path):
+    """Random weights whose norms' running statistics are those of a batch, so that activations have a sensible size."""
+    model = create(name).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        model(prepared(model, 8, side))
+    torch.save(model.state_dict(), path)
 
 
 def main():
@@ -67,21 +101,31 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--norm", choices=["frozen", "affine", "update", "full"], default="frozen")
+    parser.add_argument("--weights", help="a state dict to start from")
+    parser.add_argument("--save-weights", metavar="FILE")
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
 
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.save_weights:
+        save_weights(args.model, args.image_size, args.save_weights)
+        return
     on_cuda = args.device == "cuda"
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.precision != "fp32"
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
-    model = build(args.model, args.method).to(args.device, memory_format=torch.channels_last)
+    model = create(args.model)
+    if args.weights:
+        model.load_state_dict(torch.load(args.weights, weights_only=True))
+    images = prepared(model, args.batch_size, args.image_size).to(args.device, memory_format=torch.channels_last)
+    apply_method(model, args.model, args.method, args.norm)
+    model = model.to(args.device, memory_format=torch.channels_last)
     run = torch.compile(model) if args.compile else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=on_cuda)
-    images = torch.randn(args.batch_size, 3, args.image_size, args.image_size).to(args.device, memory_format=torch.channels_last)
     labels = (torch.arange(args.batch_size) % 1000).to(args.device)
 
     def step():
@@ -93,8 +137,10 @@ def main():
         scaler.update()
         if on_cuda:
             torch.cuda.synchronize()
+        return loss
 
-    for _ in range(3):
+    first_loss = step().item()
+    for _ in range(2):
         step()
     times = []
     for _ in range(args.steps):
@@ -112,6 +158,7 @@ def main():
                 "peak_memory_bytes": torch.cuda.max_memory_allocated()
                 if on_cuda
                 else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "loss": first_loss,
                 "torch": torch.__version__,
             }
         )

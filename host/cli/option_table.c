@@ -70,6 +70,9 @@ const cli_option cli_option_table[] = {
     /* bench, predict, export */
     {"steps", CLI_INT, "N", "20", NULL, 1, 1000000, CLI_BENCH, false, "steps that are timed"},
     {"mode", CLI_CHOICE, "train|infer", "train", NULL, 0, 0, CLI_BENCH, false, "whole training steps, or the forward pass alone"},
+    {"floor", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_BENCH, false, "also the time of the step's convolutions alone, and how many times that the whole step takes"},
+    {"profile", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_BENCH, false, "also the time of every operation of the step"},
+    {"trace", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_BENCH, false, "the profile as a Chrome trace (chrome://tracing, ui.perfetto.dev)"},
     {"top", CLI_INT, "N", "5", NULL, 1, 1 << 20, CLI_PREDICT, false, "classes to show for each image"},
     {"logits", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_PREDICT, false, "safetensors file for \"logits\", f32 [images, classes], in the order of the arguments"},
     {"skip-bad", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_PREDICT, false, "report unreadable images and go on"},

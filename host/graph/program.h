@@ -92,4 +92,14 @@ hl_program_memory hl_program_memory_use(const hl_program *program);
 int hl_program_step_count(const hl_program *program);
 const hl_step *hl_program_step(const hl_program *program, int index);
 
+/* Seconds of a step within its program, and of a convolution (forward or either gradient) run again at once,
+ * the best of a few; 0 for other steps. */
+typedef struct hl_step_time {
+    double once, alone;
+} hl_step_time;
+/* Runs the program `rounds` times (and once before that), each step waited for; `times`, by
+ * hl_program_step's index, are medians. What is made once and for all is not timed. The inputs must be in
+ * place; without an optimizer step the parameters stay what they are. */
+hl_status hl_program_time(hl_program *program, int rounds, hl_step_time *times);
+
 #endif

@@ -1,12 +1,13 @@
 /* Times training steps or forward passes on synthetic images. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "train/optimizer.h"
 #include "train/roofline.h"
 #include "train/session.h"
 
-enum { DEFAULT_BATCH = 16, DEFAULT_STEPS = 20, WARMUP_STEPS = 2 };
+enum { DEFAULT_BATCH = 16, DEFAULT_STEPS = 20, WARMUP_STEPS = 2, PROFILE_ROUNDS = 5 };
 
 /* Multiply-accumulates of one convolution step. */
 static double step_macs(const hl_step *step)
@@ -68,6 +69,20 @@ static hl_status one_step(hl_session *s, hl_program *program, bool train)
     return s->backend->ops->finish(s->backend);
 }
 
+/* Of the batch that was run last. */
+static hl_status mean_loss(hl_session *s, const hl_program *program, int64_t n, double *mean)
+{
+    float *losses;
+    HL_TRY(hl_alloc_array((size_t)n, sizeof *losses, "losses", (void **)&losses));
+    hl_status status =
+        s->backend->ops->download(s->backend, losses, hl_program_losses(program), (size_t)n * sizeof *losses);
+    *mean = 0.0;
+    for (int64_t i = 0; status == HL_OK && i < n; i++)
+        *mean += (double)losses[i] / (double)n;
+    free(losses);
+    return status;
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -77,10 +92,13 @@ static int by_value(const void *a, const void *b)
 static hl_status measure(hl_session *s, hl_program *program, bool train, int64_t batch, int64_t steps,
                          hl_bench_result *result)
 {
-    double *seconds, sum = 0.0;
+    double *seconds, sum = 0.0, loss = 0.0;
     HL_TRY(fill_inputs(s, program, batch));
-    for (int i = 0; i < WARMUP_STEPS; i++)
+    for (int i = 0; i < WARMUP_STEPS; i++) {
         HL_TRY(one_step(s, program, train));
+        if (i == 0)
+            HL_TRY(mean_loss(s, program, batch, &loss));
+    }
     HL_TRY(hl_alloc_array((size_t)steps, sizeof *seconds, "times", (void **)&seconds));
     hl_status status = HL_OK;
     for (int64_t i = 0; status == HL_OK && i < steps; i++) {
@@ -100,9 +118,47 @@ static hl_status measure(hl_session *s, hl_program *program, bool train, int64_t
         .persistent_bytes = (int64_t)memory.persistent,
         .scratch_bytes = (int64_t)memory.scratch,
         .peak_memory_bytes = hl_peak_memory(s->backend),
+        .loss = loss,
     };
     free(seconds);
     return status;
+}
+
+static const char *pass_of(const hl_step *step)
+{
+    return step->kind == HL_STEP_FOLD ? "weights" : step->kind < HL_STEP_CONV_DATA ? "forward" : "backward";
+}
+
+static hl_status profile(hl_program *program, hl_bench_result *result)
+{
+    int count = hl_program_step_count(program), rounds = PROFILE_ROUNDS;
+    hl_step_time *times;
+    HL_TRY(hl_alloc_array((size_t)count, sizeof *times, "profile", (void **)&times));
+    hl_status status = hl_alloc_array((size_t)count, sizeof *result->rows, "profile", (void **)&result->rows);
+    if (status == HL_OK)
+        status = hl_program_time(program, rounds, times);
+    for (int i = 0; status == HL_OK && i < count; i++) {
+        const hl_step *step = hl_program_step(program, i);
+        if (times[i].once <= 0.0)
+            continue;
+        hl_profile_row *row = &result->rows[result->row_count++];
+        *row = (hl_profile_row){.ms = 1e3 * times[i].once,
+                                .floor_ms = 1e3 * times[i].alone,
+                                .gflops = 2e-9 * step_macs(step) / times[i].once};
+        snprintf(row->layer, sizeof row->layer, "%s", step->name);
+        snprintf(row->kind, sizeof row->kind, "%s", hl_step_kind_name(step->kind));
+        snprintf(row->pass, sizeof row->pass, "%s", pass_of(step));
+        result->floor_ms += row->floor_ms;
+    }
+    free(times);
+    return status;
+}
+
+void hl_bench_clear(hl_bench_result *result)
+{
+    free(result->rows);
+    result->rows = NULL;
+    result->row_count = 0;
 }
 
 hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_result *result)
@@ -134,6 +190,8 @@ hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_re
         status = hl_session_program(&session, batch, !options->infer, type, &program);
     if (status == HL_OK)
         status = measure(&session, program, !options->infer, batch, steps, result);
+    if (status == HL_OK && options->profile)
+        status = profile(program, result);
     if (status == HL_OK)
         status = hl_measure_peak(session.backend, type, &result->peak_gflops);
     hl_session_close(&session);

@@ -129,20 +129,37 @@ HL_API hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split s
 HL_API hl_status hl_predict(hl_model *model, const char *const *paths, int64_t count, int64_t batch_size,
                             const hl_compute *compute, float *logits, char **failed);
 
-/* Times steps on synthetic images. */
+/* Times steps on synthetic images: pixel i is the high byte of x(i), x(i) = 1664525 x(i-1) + 1013904223 mod
+ * 2^32, x(-1) = 1; labels count up from 0, round and round. */
 typedef struct hl_bench_options {
     int64_t batch_size, steps;
-    bool infer; /* forward only */
+    bool infer;   /* forward only */
+    bool profile; /* time every operation of the step as well */
     hl_compute compute;
 } hl_bench_options;
+/* One operation of a step. */
+typedef struct hl_profile_row {
+    char layer[96], kind[24], pass[12]; /* e.g. "layer1.0.conv1", "conv_weight", "backward" */
+    double ms;                          /* median */
+    double
+        floor_ms;  /* of a convolution or linear layer: run again at once with its operands at hand; else 0 */
+    double gflops; /* per second, at `ms`; of convolutions and linear layers, else 0 */
+} hl_profile_row;
 typedef struct hl_bench_result {
     double images_per_second, ms_median, ms_p95;
     double gflops;      /* of the convolutions and linear layers, both passes, per second */
     double peak_gflops; /* what this machine reaches on a large dense 3x3 convolution, measured in the same
                            call */
     int64_t arena_bytes, persistent_bytes, scratch_bytes, peak_memory_bytes;
+    double loss; /* of the first step */
+    /* With `profile`: the sum of floor_ms, which no arrangement of the same convolutions falls below, and the
+     * rows in the order they run; free the rows with hl_bench_clear. */
+    double floor_ms;
+    hl_profile_row *rows;
+    int64_t row_count;
 } hl_bench_result;
 HL_API hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_result *result);
+HL_API void hl_bench_clear(hl_bench_result *result); /* of zeros: nothing to do */
 
 #ifdef __cplusplus
 }

@@ -146,6 +146,41 @@ Test(commands, lists_and_bench_are_json_objects)
     cr_assert_gt(real(o, "images_per_second"), 0.0);
     cr_assert_leq(real(o, "ms_median"), real(o, "ms_p95"));
     cr_assert_gt(integer(o, "peak_memory_bytes"), 0);
+    cr_assert_null(json_object_get(o, "floor_ms"));
+    json_decref(o);
+}
+
+/* Every operation of the step, in order; convolutions have a time alone; the trace has the same operations.
+ */
+Test(commands, bench_profiles_every_operation)
+{
+    char line[512];
+    snprintf(
+        line, sizeof line,
+        "bench --model resnet18 --method projection --image-size 32 --batch-size 2 --steps 2 --json --quiet "
+        "--floor --profile --trace %s/trace.json",
+        folder);
+    json_t *o = json_of(line), *row, *rows = json_object_get(o, "profile");
+    size_t i;
+    int convolutions = 0;
+    double floor = 0.0;
+    json_array_foreach(rows, i, row)
+    {
+        bool conv = strncmp(json_string_value(json_object_get(row, "kind")), "conv", 4) == 0;
+        cr_assert_gt(real(row, "ms"), 0.0);
+        cr_assert_eq(real(row, "floor_ms") > 0.0, conv);
+        cr_assert_eq(real(row, "gflops") > 0.0, conv);
+        convolutions += conv;
+        floor += real(row, "floor_ms");
+    }
+    /* 20 convolutions and the head: forward, weight gradient, and the data gradient of all but the first. */
+    cr_assert_eq(convolutions, 21 + 21 + 20, "%d", convolutions);
+    cr_assert_float_eq(real(o, "floor_ms"), floor, 1e-6 * floor);
+    cr_assert_float_eq(real(o, "floor_ratio"), real(o, "ms_median") / floor, 1e-3);
+    snprintf(line, sizeof line, "%s/trace.json", folder);
+    json_t *trace = json_load_file(line, 0, NULL);
+    cr_assert_eq(json_array_size(json_object_get(trace, "traceEvents")), json_array_size(rows));
+    json_decref(trace);
     json_decref(o);
 }
 
