@@ -12,9 +12,10 @@
 
 static const size_t list_count = 4;
 
-static hl_step_list *step_list(hl_program *p, size_t index)
+static const hl_step_list *step_list(const hl_program *p, size_t index)
 {
-    hl_step_list *const lists[] = {&p->code.once, &p->code.refresh, &p->code.forward, &p->code.backward};
+    const hl_step_list *const lists[] = {&p->code.once, &p->code.refresh, &p->code.forward,
+                                         &p->code.backward};
     return lists[index];
 }
 
@@ -310,18 +311,19 @@ hl_program_memory hl_program_memory_use(const hl_program *p)
 
 int hl_program_step_count(const hl_program *p)
 {
-    return (int)(p->code.once.count + p->code.refresh.count + p->code.forward.count + p->code.backward.count);
+    return (int)(p->code.once.count + p->code.refresh.count + p->code.forward.count +
+                 p->code.backward.count) +
+           (p->options.update != NULL);
 }
 
 const hl_step *hl_program_step(const hl_program *p, int index)
 {
-    const hl_step_list *const lists[] = {&p->code.once, &p->code.refresh, &p->code.forward,
-                                         &p->code.backward};
     size_t at = (size_t)index;
     for (size_t l = 0; l < list_count; l++) {
-        if (at < lists[l]->count)
-            return lists[l]->items[at];
-        at -= lists[l]->count;
+        const hl_step_list *list = step_list(p, l);
+        if (at < list->count)
+            return list->items[at];
+        at -= list->count;
     }
-    return NULL;
+    return at == 0 ? p->options.update : NULL;
 }

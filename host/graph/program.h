@@ -88,7 +88,8 @@ typedef struct hl_program_memory {
 } hl_program_memory;
 hl_program_memory hl_program_memory_use(const hl_program *program);
 
-/* The compiled steps in the order they run (refresh, forward, backward), for profiles and tests. */
+/* The compiled steps in the order they run (once and for all, refresh, forward, backward, update), for
+ * profiles and tests. */
 int hl_program_step_count(const hl_program *program);
 const hl_step *hl_program_step(const hl_program *program, int index);
 
@@ -99,7 +100,7 @@ typedef struct hl_step_time {
 } hl_step_time;
 /* Runs the program `rounds` times (and once before that), each step waited for; `times`, by
  * hl_program_step's index, are medians. What is made once and for all is not timed. The inputs must be in
- * place; without an optimizer step the parameters stay what they are. */
+ * place. */
 hl_status hl_program_time(hl_program *program, int rounds, hl_step_time *times);
 
 #endif

@@ -126,7 +126,11 @@ static hl_status measure(hl_session *s, hl_program *program, bool train, int64_t
 
 static const char *pass_of(const hl_step *step)
 {
-    return step->kind == HL_STEP_FOLD ? "weights" : step->kind < HL_STEP_CONV_DATA ? "forward" : "backward";
+    if (step->kind == HL_STEP_FOLD)
+        return "weights";
+    if (step->kind == HL_STEP_OPTIMIZE)
+        return "update";
+    return step->kind < HL_STEP_CONV_DATA ? "forward" : "backward";
 }
 
 static hl_status profile(hl_program *program, hl_bench_result *result)

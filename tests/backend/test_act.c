@@ -178,9 +178,29 @@ Test(act, kinks_follow_pytorch)
 
 Test(act, a_gradient_that_is_not_finite_is_not_hidden)
 {
-    for (int act = 0; act <= HL_ACT_GELU; act++) {
-        double operand[3] = {0.5, 0.5, 0.5}, g[3] = {1.0, NAN, INFINITY}, dx[3];
-        backward((hl_act)act, HL_ELEM_F32, 3, operand, g, 1, false, dx);
-        cr_assert(isfinite(dx[0]) && isnan(dx[1]) && isinf(dx[2]), "%s", ref_act_name((hl_act)act));
-    }
+    for (int act = 0; act <= HL_ACT_GELU; act++)
+        for (int e = 0; e < 2; e++)
+            for (int count = 1; count <= 3; count++) {
+                double operand[3] = {0.5, 0.5, 0.5}, dx[3],
+                       g[9] = {1.0, NAN, INFINITY, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0};
+                backward((hl_act)act, elems[e], 3, operand, g, count, false, dx);
+                cr_assert(isfinite(dx[0]) && isnan(dx[1]) && isinf(dx[2]), "%s", ref_act_name((hl_act)act));
+            }
+}
+
+/* As torch: only what is known to lie at or beyond a kink is stopped. */
+Test(act, relu_passes_the_gradient_of_what_is_not_a_number)
+{
+    static const hl_act acts[] = {HL_ACT_RELU, HL_ACT_RELU6};
+    for (int a = 0; a < 2; a++)
+        for (int e = 0; e < 2; e++)
+            for (int count = 1; count <= 2; count++) {
+                double operand[6] = {NAN, -NAN, -0.0, 0.0, 6.0, INFINITY}, dx[6],
+                       g[12] = {1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5};
+                double sum = count == 1 ? 1.0 : 1.5, beyond = acts[a] == HL_ACT_RELU ? sum : 0.0;
+                const double want[6] = {sum, sum, 0.0, 0.0, beyond, beyond};
+                backward(acts[a], elems[e], 6, operand, g, count, false, dx);
+                for (int i = 0; i < 6; i++)
+                    cr_assert_eq(dx[i], want[i], "%s of %g: %g", ref_act_name(acts[a]), operand[i], dx[i]);
+            }
 }

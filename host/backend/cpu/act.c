@@ -3,6 +3,7 @@
 #include "backend/cpu/act_math.h"
 #include "backend/cpu/simd.h"
 #include "backend/cpu/tile.h"
+#include "base/bf16.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
@@ -87,9 +88,59 @@ HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *
     }
 }
 
+/* ReLU and ReLU6 pass a gradient on or do not, so the operand need not be widened from bf16. Bit patterns
+ * compare as the numbers they stand for among positive ones; `top` is where passing ends. NaN passes, as
+ * above.
+ */
+static inline bool stops(int16_t v, int16_t top)
+{
+    bool is_number = (v & 0x7fff) <= 0x7f80;
+    return ((v <= 0) | (v >= top)) & is_number;
+}
+
+HL_CLONES static void mask_bf16(int16_t top, const int16_t *v, const hl_bf16 *g, hl_bf16 *out, int64_t count)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++)
+        out[i] = stops(v[i], top) ? 0 : g[i];
+}
+
+HL_CLONES static void mask_sum_bf16(int16_t top, const int16_t *v, const hl_bf16 *g, const hl_bf16 *h,
+                                    hl_bf16 *out, int64_t count)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        hl_bf16 sum = hl_bf16_from_f32(hl_bf16_to_f32(g[i]) + hl_bf16_to_f32(h[i]));
+        out[i] = stops(v[i], top) ? 0 : sum;
+    }
+}
+
+/* The derivative of a ReLU or ReLU6 on one or two gradients, all in bf16; false: not such a case. */
+static bool mask_range(hl_act act, const hl_tensor *operand, hl_tensor *const *gradients, int gradient_count,
+                       const hl_tensor *out, int64_t first, int64_t last)
+{
+    const int16_t bits_of_six = 0x40c0, top = act == HL_ACT_RELU6 ? bits_of_six : INT16_MAX;
+    bool all = (act == HL_ACT_RELU || act == HL_ACT_RELU6) && gradient_count <= 2 && operand != NULL &&
+               operand->elem == HL_ELEM_BF16 && out->elem == HL_ELEM_BF16;
+    for (int i = 0; i < gradient_count; i++)
+        all = all && gradients[i]->elem == HL_ELEM_BF16;
+    if (!all)
+        return false;
+    const int16_t *v = (const int16_t *)operand->data + first;
+    const hl_bf16 *g = (const hl_bf16 *)gradients[0]->data + first;
+    hl_bf16 *to = (hl_bf16 *)out->data + first;
+    if (gradient_count == 1)
+        mask_bf16(top, v, g, to, last - first);
+    else
+        mask_sum_bf16(top, v, g, (const hl_bf16 *)gradients[1]->data + first, to, last - first);
+    return true;
+}
+
 void hl_act_grad_range(hl_act act, const hl_tensor *operand, hl_tensor *const *gradients, int gradient_count,
                        const hl_tensor *out, int64_t first, int64_t last)
 {
+    if (mask_range(act, operand, gradients, gradient_count, out, first, last))
+        return;
     for (int64_t at = first; at < last; at += HL_TILE) {
         float g[HL_TILE], v[HL_TILE];
         int64_t n = last - at < HL_TILE ? last - at : HL_TILE;

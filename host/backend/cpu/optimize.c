@@ -105,22 +105,26 @@ static void update_segment(const hl_step *step, const hl_segment *segment)
         update(step, &k, segment->first + at, segment->count - at < CHUNK ? segment->count - at : CHUNK);
 }
 
-/* Is every one of n floats finite? Looks at exponents only, so that the loop vectorises. */
+/* Looks at exponents only. */
+HL_CLONES static uint32_t count_bad(const float *values, int64_t n)
+{
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bad += (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return bad;
+}
+
 static bool all_finite(const float *values, int64_t n)
 {
-    enum { CHUNK = 4096 };
-    for (int64_t first = 0; first < n; first += CHUNK) {
-        int64_t end = n - first < CHUNK ? n : first + CHUNK;
-        uint32_t bad = 0;
-        for (int64_t i = first; i < end; i++) {
-            uint32_t bits;
-            memcpy(&bits, &values[i], sizeof bits);
-            bad |= (bits & 0x7f800000u) == 0x7f800000u;
-        }
-        if (bad != 0)
-            return false;
-    }
-    return true;
+    enum { CHUNK = 65536 };
+    uint32_t bad = 0;
+#pragma omp parallel for schedule(static) reduction(+ : bad) if (n > CHUNK)
+    for (int64_t at = 0; at < n; at += CHUNK)
+        bad += count_bad(values + at, n - at < CHUNK ? n - at : CHUNK) != 0;
+    return bad == 0;
 }
 
 /* The gradient of l1 |1 + v| is added (times the loss scale, which the gradients carry too), its value
