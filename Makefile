@@ -92,7 +92,7 @@ SUPPORT_OBJECTS += $(BUILD)/obj/tests/plain_criterion/main.o
 CRITERION :=
 endif
 
-.PHONY: FORCE all lib test test-programs check-kernels device-programs test-device sanitize sanitize-threads lint fuzz bench install uninstall clean help
+.PHONY: FORCE all lib test test-programs check-kernels device-programs test-device sanitize sanitize-threads lint fuzz bench bench-smoke install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -176,6 +176,10 @@ sanitize-threads: $(THREAD_TESTS)
 bench: all
 	python=$$(scripts/python_env.sh) && $$python scripts/bench.py --program $(BUILD)/heirloom $(BENCH)
 
+# What a training step consists of, counted; part of `make test` as well.
+bench-smoke: $(BUILD)/tests/bench/test_smoke
+	scripts/run_tests.sh $<
+
 # Each tests/fuzz/fuzz_X.c with libFuzzer where clang is there; else a program that replays the corpus. Run for
 # FUZZ_SECONDS each, from a corpus that stays in $(BUILD)/fuzz.
 FUZZ_SECONDS  ?= 30
@@ -223,6 +227,7 @@ help:
 	@echo "make [all]     library and program in $(BUILD)/"
 	@echo "make test      build and run every test"
 	@echo "make bench     training throughput beside PyTorch"
+	@echo "make bench-smoke  what a training step consists of has not grown"
 	@echo "make install   into PREFIX=$(PREFIX); DESTDIR= for packagers; make uninstall"
 	@echo "make fuzz      every parser on random input, FUZZ_SECONDS=30 each"
 	@echo "make lint      formatting, layering of includes, file length"
