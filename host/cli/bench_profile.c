@@ -79,17 +79,32 @@ hl_status cli_print_profile(const hl_bench_result *r)
     return HL_OK;
 }
 
-/* Complete events ("X") one after another, in microseconds; a row of the picture for each pass. */
+static const char *const passes[] = {"weights", "forward", "backward", "update"};
+enum { PASSES = sizeof passes / sizeof *passes };
+
+static int pass_number(const char *name)
+{
+    int n = 0;
+    while (n + 1 < PASSES && strcmp(passes[n], name) != 0)
+        n++;
+    return n + 1;
+}
+
+/* Complete events ("X") one after another, in microseconds; a row of the picture for each pass, named by a
+ * metadata event ("M"). */
 hl_status cli_write_trace(const hl_bench_result *r, const char *path)
 {
     json_t *events = json_array();
     double at = 0.0;
+    for (int n = 0; n < PASSES; n++)
+        json_array_append_new(events, json_pack("{s:s, s:s, s:i, s:i, s:{s:s}}", "name", "thread_name", "ph",
+                                                "M", "pid", 1, "tid", n + 1, "args", "name", passes[n]));
     for (int64_t i = 0; i < r->row_count; i++) {
         const hl_profile_row *row = &r->rows[i];
-        json_array_append_new(events, json_pack("{s:s, s:s, s:s, s:i, s:s, s:f, s:f, s:{s:f, s:f}}", "name",
+        json_array_append_new(events, json_pack("{s:s, s:s, s:s, s:i, s:i, s:f, s:f, s:{s:f, s:f}}", "name",
                                                 row->layer, "cat", row->kind, "ph", "X", "pid", 1, "tid",
-                                                row->pass, "ts", at, "dur", 1e3 * row->ms, "args", "floor_ms",
-                                                row->floor_ms, "gflops", row->gflops));
+                                                pass_number(row->pass), "ts", at, "dur", 1e3 * row->ms,
+                                                "args", "floor_ms", row->floor_ms, "gflops", row->gflops));
         at += 1e3 * row->ms;
     }
     json_t *trace = json_pack("{s:o, s:s}", "traceEvents", events, "displayTimeUnit", "ms");

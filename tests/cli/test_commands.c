@@ -179,7 +179,14 @@ Test(commands, bench_profiles_every_operation)
     cr_assert_float_eq(real(o, "floor_ratio"), real(o, "ms_median") / floor, 1e-3);
     snprintf(line, sizeof line, "%s/trace.json", folder);
     json_t *trace = json_load_file(line, 0, NULL);
-    cr_assert_eq(json_array_size(json_object_get(trace, "traceEvents")), json_array_size(rows));
+    size_t events = 0;
+    json_array_foreach(json_object_get(trace, "traceEvents"), i, row)
+    {
+        cr_assert_eq(integer(row, "pid"), 1);
+        cr_assert(integer(row, "tid") >= 1 && integer(row, "tid") <= 4);
+        events += strcmp(json_string_value(json_object_get(row, "ph")), "X") == 0;
+    }
+    cr_assert_eq(events, json_array_size(rows));
     json_decref(trace);
     json_decref(o);
 }
