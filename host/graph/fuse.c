@@ -64,11 +64,27 @@ static void bypass(hl_units *units, hl_unit *unit, hl_value instead, hl_value *o
     unit->removed = true;
 }
 
+/* Leaves one side of the frontier. Its values count as read once more, so that nothing behind them is fused
+ * into their makers. */
+static hl_status keep_portion(hl_units *units, hl_portion portion, hl_arena *arena)
+{
+    HL_TRY(hl_frontier_find(units->graph, arena, &units->frontier));
+    for (int i = 0; i < units->frontier.count; i++)
+        units->uses[units->frontier.values[i]]++;
+    for (int k = 0; k < units->count; k++) {
+        hl_unit *unit = &units->items[k];
+        unit->removed = units->frontier.fixed[unit->out] != (portion == HL_PORTION_FIXED);
+        if (unit->removed)
+            units->maker[unit->out] = -1;
+    }
+    return HL_OK;
+}
+
 static void remove_dropout(hl_units *units, bool training, hl_value *output)
 {
     for (int k = 0; k < units->count; k++) {
         hl_unit *unit = &units->items[k];
-        if (unit->node->op == HL_OP_DROPOUT && (!training || unit->node->drop == 0.0f))
+        if (!unit->removed && unit->node->op == HL_OP_DROPOUT && (!training || unit->node->drop == 0.0f))
             bypass(units, unit, unit->in[0], output);
     }
 }
@@ -190,6 +206,8 @@ hl_status hl_units_form(const hl_graph *graph, const hl_compile_options *options
 {
     HL_TRY(make_units(graph, arena, units));
     hl_value output = graph->output;
+    if (options->portion != HL_PORTION_ALL)
+        HL_TRY(keep_portion(units, options->portion, arena));
     remove_dropout(units, options->training, &output);
     remove_unused(units);
     fold_norms(units, options->training);

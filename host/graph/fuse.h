@@ -2,6 +2,7 @@
 #ifndef HL_GRAPH_FUSE_H
 #define HL_GRAPH_FUSE_H
 
+#include "graph/frontier.h"
 #include "graph/graph.h"
 #include "graph/program.h"
 
@@ -20,14 +21,16 @@ typedef struct hl_unit {
 typedef struct hl_units {
     hl_unit *items; /* in the order they run; removed ones are skipped */
     int count;
-    int *maker;       /* by value: index of the unit that makes it, -1 when fused away */
-    int *uses;        /* by value: how many units read it; the output counts as read */
-    bool *needs_grad; /* by value: a trained parameter lies at or before it */
-    hl_value output;  /* the logits; differs from the graph's where a dropout in front of it was removed */
+    int *maker;           /* by value: index of the unit that makes it, -1 when fused away */
+    int *uses;            /* by value: how many units read it; the output counts as read */
+    bool *needs_grad;     /* by value: a trained parameter lies at or before it */
+    hl_frontier frontier; /* where only a portion of the graph is compiled */
+    hl_value output; /* the logits; differs from the graph's where a dropout in front of it was removed */
     const hl_graph *graph;
 } hl_units;
 
 /* Forms units of `graph` for the given options, by these passes in this order:
+ *   0. what the portion leaves out is removed, and the frontier kept from being fused across;
  *   1. dropout is removed where it does nothing (not training, or p = 0);
  *   2. nodes the output does not depend on are removed;
  *   3. norms on running statistics whose scale and shift are not trained here are folded into the convolution

@@ -73,11 +73,35 @@ static hl_shape batch_shape(const hl_code *code, hl_value value)
     return s;
 }
 
+static bool is_frontier(const hl_code *code, hl_value value)
+{
+    const hl_frontier *f = &code->units.frontier;
+    for (int i = 0; i < f->count; i++)
+        if (f->values[i] == value)
+            return true;
+    return false;
+}
+
+/* The frontier comes in from outside. */
+static hl_status take_features(hl_code *code)
+{
+    const hl_frontier *f = &code->units.frontier;
+    for (int i = 0; i < f->count; i++) {
+        hl_value v = f->values[i];
+        code->value[v] = hl_code_tensor(code, code->units.graph->nodes[v]->name, batch_shape(code, v),
+                                        code->options->elem, HL_PLACE_PERSISTENT);
+        if (code->value[v] == NULL)
+            return HL_E_NOMEM;
+    }
+    return HL_OK;
+}
+
 /* The tensor of the value that `unit` makes. The logits stay f32, whatever the precision. */
 static hl_tensor *output_tensor(hl_code *code, const hl_unit *unit)
 {
     bool logits = unit->out == code->units.output;
-    hl_place place = logits || code->options->keep_all ? HL_PLACE_PERSISTENT : HL_PLACE_ARENA;
+    hl_place place = logits || code->options->keep_all || is_frontier(code, unit->out) ? HL_PLACE_PERSISTENT
+                                                                                       : HL_PLACE_ARENA;
     hl_tensor *t = hl_code_tensor(code, unit->node->name, batch_shape(code, unit->out),
                                   logits ? HL_ELEM_F32 : code->options->elem, place);
     code->value[unit->out] = t;
@@ -325,9 +349,13 @@ hl_status hl_lower(hl_code *code)
     code->kept = hl_arena_take(code->arena, (size_t)code->units.count * sizeof *code->kept);
     if (code->value == NULL || code->gradient == NULL || code->kept == NULL)
         return HL_E_NOMEM;
+    if (code->options->portion == HL_PORTION_CHANGING)
+        HL_TRY(take_features(code));
     for (int k = 0; k < code->units.count; k++)
         if (!code->units.items[k].removed)
             HL_TRY(lower_unit(code, &code->units.items[k], &code->kept[k]));
+    if (code->options->portion == HL_PORTION_FIXED)
+        return HL_OK;
     hl_tensor *dlogits = NULL;
     HL_TRY(lower_loss(code, &dlogits));
     return dlogits != NULL ? hl_lower_backward(code, dlogits) : HL_OK;

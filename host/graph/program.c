@@ -127,7 +127,7 @@ void hl_program_destroy(hl_program *p)
 
 void *hl_program_images(hl_program *p)
 {
-    return p->code.images->data;
+    return p->code.images != NULL ? p->code.images->data : NULL;
 }
 
 uint8_t *hl_program_flips(hl_program *p)
@@ -142,7 +142,17 @@ hl_mix *hl_program_mixes(hl_program *p)
 
 int32_t *hl_program_labels(hl_program *p)
 {
-    return p->code.labels->data;
+    return p->code.labels != NULL ? p->code.labels->data : NULL;
+}
+
+int hl_program_feature_count(const hl_program *p)
+{
+    return p->code.units.frontier.count;
+}
+
+hl_tensor *hl_program_feature(const hl_program *p, int index)
+{
+    return p->code.value[p->code.units.frontier.values[index]];
 }
 
 const float *hl_program_logits(const hl_program *p)

@@ -17,6 +17,13 @@ typedef enum hl_projection_exec {
     HL_PROJECTION_CACHE /* frozen sub-function outputs are computed and kept, gates recombine them */
 } hl_projection_exec;
 
+/* Which side of the frontier (frontier.h) a program computes. */
+typedef enum hl_portion {
+    HL_PORTION_ALL,
+    HL_PORTION_FIXED,   /* from the images to the frontier; never `training` */
+    HL_PORTION_CHANGING /* from the frontier to the loss, and backward */
+} hl_portion;
+
 typedef struct hl_program hl_program;
 
 typedef struct hl_compile_options {
@@ -26,8 +33,9 @@ typedef struct hl_compile_options {
     bool keep_all;  /* for tests: every value keeps its own memory, so that hl_program_value works after a run
                      */
     bool mix;       /* images are mixed with others of the batch: see hl_program_mixes */
-    hl_elem elem;   /* of activations: f32, bf16 or f16; logits are always f32 */
-    bool tf32;      /* f32: products may be rounded to tf32 */
+    hl_portion portion;
+    hl_elem elem; /* of activations: f32, bf16 or f16; logits are always f32 */
+    bool tf32;    /* f32: products may be rounded to tf32 */
     hl_projection_exec projection;
     float mean[4], std[4];
     float smoothing;         /* of labels */
@@ -46,11 +54,17 @@ void hl_program_destroy(hl_program *program); /* NULL is fine */
 
 /* Where the inputs go, in the backend's memory (upload with backend->ops->upload, or write directly where
  * host_memory). */
-void *hl_program_images(hl_program *program); /* u8 [N,H,W,C], or f32 with raw_input */
+void *
+hl_program_images(hl_program *program); /* u8 [N,H,W,C], or f32 with raw_input; NULL behind a frontier */
 uint8_t *
 hl_program_flips(hl_program *program); /* u8 [N]; 1 = mirrored left-right. Absent (NULL) with raw_input. */
 int32_t *hl_program_labels(hl_program *program); /* i32 [N] */
 hl_mix *hl_program_mixes(hl_program *program);   /* [N], or NULL without `mix` */
+
+/* The values of the frontier: results of HL_PORTION_FIXED, inputs of HL_PORTION_CHANGING; as many, in the
+ * same order and of the same shapes in both. */
+int hl_program_feature_count(const hl_program *program);
+hl_tensor *hl_program_feature(const hl_program *program, int index);
 
 /* Recomputes effective weights; call after parameters or running statistics have changed (training steps
  * included). The first run of a program does it by itself for everything. */
