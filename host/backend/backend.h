@@ -17,7 +17,7 @@ typedef struct hl_feed {
     const void *from;
     size_t bytes;
 } hl_feed;
-enum { HL_FEED_PARTS = 4 };
+enum { HL_FEED_PARTS = 6 };
 
 /* A backend is a table of functions. Each reports failures with the layer's name through hl_fail. */
 typedef struct hl_backend_ops {

@@ -62,6 +62,8 @@ const cli_option cli_option_table[] = {
     {"tensorboard", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_TRAIN, true, ""},
     {"early-stop", CLI_INT, "N", "0", NULL, 0, 1000000, CLI_TRAIN, false, "epochs without improvement after which training ends; 0: never"},
     {"monitor", CLI_CHOICE, "val_acc1|val_loss|val_acc_class|val_auroc", "val_acc1", NULL, 0, 0, CLI_TRAIN, false, "what the best epoch is best in"},
+    {"feature-cache", CLI_TEXT, "DIR", NULL, NULL, 0, 0, CLI_TRAIN, false, "files for what --feature-limit speaks of, shared by runs with the same weights, images and preprocessing; without it, it stays in memory"},
+    {"feature-limit", CLI_REAL, "GIB", "4", NULL, 0, 1e6, CLI_TRAIN, false, "with --augment none, what the layers before the first trained one make of the images is computed once and kept, where that takes no more than this; 0: never"},
     {"checkpoint-every", CLI_INT, "STEPS", "0", NULL, 0, 1e15, CLI_TRAIN, false, "besides the checkpoint after every epoch; 0: none"},
     {"log-every", CLI_INT, "STEPS", "20", NULL, 1, 1e15, CLI_TRAIN, false, "steps between lines of log.jsonl, which is when a device is read back"},
     {"resume", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_TRAIN, false, "continue the run in --out from its last checkpoint, bit for bit"},

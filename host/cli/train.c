@@ -104,6 +104,8 @@ static void fill_options(const cli_values *values, hl_train_options *o)
         o->warmup_epochs = cli_real(values, "warmup-epochs");
     o->mixup = cli_real(values, "mixup");
     o->cutmix = cli_real(values, "cutmix");
+    o->feature_bytes = (int64_t)(cli_real(values, "feature-limit") * 0x1p30);
+    o->feature_cache = cli_text(values, "feature-cache");
     o->label_smoothing = cli_real(values, "label-smoothing");
     o->augment = (hl_augment)cli_choice(values, "augment");
     o->no_shuffle = cli_flag(values, "no-shuffle");

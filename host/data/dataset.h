@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "data/image.h"
+#include "io/sha256.h"
 
 typedef struct hl_sample {
     const char *path; /* what errors call the sample; a file unless `read` is set */
@@ -40,6 +41,10 @@ hl_status hl_dataset_add_sample(hl_dataset *dataset, hl_split split, const char 
 
 /* Decodes a sample into `image`. */
 hl_status hl_dataset_read(const hl_dataset *dataset, hl_split split, int64_t index, hl_image *image);
+
+/* Identifies the images of a split and their order, labels left out: SHA-256 over each file's path, size and
+ * time of change, or over the pixels where the layout has no image files. */
+hl_status hl_dataset_hash(const hl_dataset *dataset, hl_split split, char hex[HL_SHA256_HEX]);
 
 /* Moves round(fraction * n) of the n training images of each class to the validation split: at least one
  * where the class has two or more, and never all. */

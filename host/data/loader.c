@@ -96,6 +96,17 @@ static bool take_image(hl_loader *loader, slot **taken, int64_t *place)
     return true;
 }
 
+static void copy_row(const hl_loader *loader, slot *s, int64_t index, int64_t place)
+{
+    const hl_loader_rows *rows = &loader->options.rows;
+    uint8_t *part = s->images;
+    for (int i = 0; i < rows->parts; i++) {
+        memcpy(part + (size_t)place * rows->bytes[i], rows->get(rows->user, index, i), rows->bytes[i]);
+        part += (size_t)loader->options.batch_size * rows->bytes[i];
+    }
+    s->flips[place] = 0;
+}
+
 static hl_status make_image(hl_loader *loader, hl_image *image, hl_resizer *resizer, slot *s, int64_t place)
 {
     const hl_loader_options *options = &loader->options;
@@ -103,6 +114,10 @@ static hl_status make_image(hl_loader *loader, hl_image *image, hl_resizer *resi
     uint8_t *pixels = s->images + (size_t)place * loader->image_bytes;
     s->indices[place] = index;
     s->labels[place] = loader->dataset->splits[options->split].items[index].label;
+    if (options->rows.parts > 0) {
+        copy_row(loader, s, index, place);
+        return HL_OK;
+    }
     const uint8_t *kept = hl_image_cache_get(&loader->cache, index);
     if (kept != NULL) {
         memcpy(pixels, kept, loader->image_bytes);
@@ -200,7 +215,7 @@ static hl_status take_buffers(hl_loader *loader)
         HL_TRY(hl_alloc_array(n, sizeof(int64_t), "batch of images", (void **)&s->indices));
         HL_TRY(hl_alloc(n, "batch of images", (void **)&s->good));
     }
-    if (hl_transform_is_fixed(&loader->options.transform))
+    if (loader->options.rows.parts == 0 && hl_transform_is_fixed(&loader->options.transform))
         hl_image_cache_init(&loader->cache, loader->sample_count, loader->image_bytes,
                             loader->options.cache_bytes);
     return HL_OK;
@@ -268,7 +283,9 @@ hl_status hl_loader_create(const hl_dataset *dataset, const hl_loader_options *o
     int64_t side = checked.transform.crop, batch = checked.batch_size * checked.ranks;
     loader->dataset = dataset;
     loader->options = checked;
-    loader->image_bytes = (size_t)side * (size_t)side * 3;
+    loader->image_bytes = checked.rows.parts > 0 ? 0 : (size_t)side * (size_t)side * 3;
+    for (int i = 0; i < checked.rows.parts; i++)
+        loader->image_bytes += checked.rows.bytes[i];
     loader->sample_count = hl_dataset_count(dataset, checked.split);
     loader->batch_count = (loader->sample_count + (checked.drop_last ? 0 : batch - 1)) / batch;
     pthread_mutex_init(&loader->lock, NULL);
@@ -388,7 +405,13 @@ hl_status hl_loader_next(hl_loader *loader, hl_batch *batch)
                            ? wait_for_batch(loader, &s)
                            : hl_fail(HL_E_ARG, "loader", "start an epoch first", "no epoch is under way");
     if (s != NULL)
-        *batch = (hl_batch){s->images, s->flips, s->labels, s->indices, s->count, s->batch};
+        *batch = (hl_batch){.images = s->images,
+                            .flips = s->flips,
+                            .labels = s->labels,
+                            .indices = s->indices,
+                            .count = s->count,
+                            .room = loader->options.batch_size,
+                            .number = s->batch};
     pthread_mutex_unlock(&loader->lock);
     return status;
 }

@@ -36,8 +36,19 @@ typedef struct hl_loader_memory {
     void *user;
 } hl_loader_memory;
 
+/* Something else than images, made beforehand: each sample has a few parts of fixed sizes, and a batch holds
+ * the first parts of all its samples (with room for a full batch), then the second ones, and so on. */
+enum { HL_LOADER_PARTS = 4 };
+typedef struct hl_loader_rows {
+    const uint8_t *(*get)(const void *user, int64_t index, int part); /* called from several threads */
+    const void *user;
+    int parts;
+    size_t bytes[HL_LOADER_PARTS];
+} hl_loader_rows;
+
 typedef struct hl_loader_options {
     hl_split split;
+    hl_loader_rows rows; /* parts 0: images */
     hl_transform transform;
     int64_t batch_size; /* of this process */
     /* Of `ranks` processes (0: 1) this is number `rank`. Together they make the batches that one process
@@ -58,11 +69,12 @@ typedef struct hl_loader_options {
 } hl_loader_options;
 
 typedef struct hl_batch {
-    const uint8_t *images;  /* [count, crop, crop, 3] */
+    const uint8_t *images;  /* [count, crop, crop, 3], or rows */
     const uint8_t *flips;   /* [count], 1 where the image is to be mirrored */
     const int32_t *labels;  /* [count] */
     const int64_t *indices; /* [count], places in the split */
     int64_t count;          /* 0: the epoch is over */
+    int64_t room;           /* samples of a full batch: how far the parts of rows lie apart */
     int64_t number; /* of the batch within the epoch, from 0; skips a batch all of whose images were bad */
 } hl_batch;
 

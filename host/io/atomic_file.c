@@ -114,6 +114,12 @@ hl_status hl_atomic_write(hl_atomic_file *file, const void *bytes, size_t size)
     return size == 0 ? HL_OK : written(file, fwrite(bytes, 1, size, file->stream) == size);
 }
 
+hl_status hl_atomic_seek(hl_atomic_file *file, uint64_t offset)
+{
+    errno = 0;
+    return written(file, offset <= INT64_MAX && fseeko(file->stream, (off_t)offset, SEEK_SET) == 0);
+}
+
 hl_status hl_atomic_printf(hl_atomic_file *file, const char *format, ...)
 {
     va_list args;

@@ -10,6 +10,7 @@
 #ifndef HL_IO_ATOMIC_FILE_H
 #define HL_IO_ATOMIC_FILE_H
 
+#include <stdint.h>
 #include <stdio.h>
 
 #include "base/error.h"
@@ -21,6 +22,8 @@ typedef struct hl_atomic_file hl_atomic_file;
 hl_status hl_atomic_begin(const char *path, hl_atomic_file **file);
 
 hl_status hl_atomic_write(hl_atomic_file *file, const void *bytes, size_t size);
+/* The next write goes to `offset` bytes from the beginning. */
+hl_status hl_atomic_seek(hl_atomic_file *file, uint64_t offset);
 hl_status hl_atomic_printf(hl_atomic_file *file, const char *format, ...) HL_PRINTF(2, 3);
 
 /* The stream itself, for writers that want a FILE. Errors on it are found by hl_atomic_commit; do not close

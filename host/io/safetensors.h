@@ -2,6 +2,7 @@
 #ifndef HL_IO_SAFETENSORS_H
 #define HL_IO_SAFETENSORS_H
 
+#include "io/atomic_file.h"
 #include "io/tensor_map.h"
 
 /* Maps the file; tensors refer to the mapping (kept by the map) unless their place in the file is not aligned
@@ -18,5 +19,11 @@ hl_status hl_safetensors_parse_into(const char *what, const void *bytes, size_t 
 /* Writes all tensors and the metadata, whole or not at all. The bytes depend on the content alone, not on the
  * order of adding: larger element types first, then by name, so that every tensor is aligned in the file. */
 hl_status hl_safetensors_write(const char *path, const hl_tensor_map *map);
+
+/* For data that is not all in memory: begins the file and writes its header; offsets[i] is where the data of
+ * the map's tensor i goes, for the caller to write all of before hl_atomic_commit. The tensors' own data is
+ * not looked at. */
+hl_status hl_safetensors_begin(const char *path, const hl_tensor_map *map, hl_atomic_file **file,
+                               uint64_t *offsets);
 
 #endif

@@ -54,9 +54,8 @@ static hl_status build_header(const char *path, const hl_tensor_map *map, const 
     return HL_OK;
 }
 
-/* The header is padded with spaces so that the data begins at a multiple of 64 bytes. */
-static hl_status write_all(hl_atomic_file *file, const char *header, const hl_named_tensor *const *order,
-                           size_t count)
+/* The header is padded with spaces so that the data begins at a multiple of 64 bytes; *data says where. */
+static hl_status write_header(hl_atomic_file *file, const char *header, uint64_t *data)
 {
     static const char spaces[HL_ALIGNMENT + 1] =
         "                                                                ";
@@ -64,25 +63,26 @@ static hl_status write_all(hl_atomic_file *file, const char *header, const hl_na
     uint8_t prefix[8];
     for (int i = 0; i < 8; i++)
         prefix[i] = (uint8_t)((length + padding) >> 8 * i);
+    *data = sizeof prefix + length + padding;
     HL_TRY(hl_atomic_write(file, prefix, sizeof prefix));
     HL_TRY(hl_atomic_write(file, header, length));
-    HL_TRY(hl_atomic_write(file, spaces, padding));
+    return hl_atomic_write(file, spaces, padding);
+}
+
+/* A new array of the map's entries in the order of the file. */
+static hl_status sort(const char *path, const hl_tensor_map *map, const hl_named_tensor ***order)
+{
+    size_t count = hl_tensor_map_count(map);
+    HL_TRY(hl_alloc_array(count, sizeof **order, path, (void **)order));
     for (size_t i = 0; i < count; i++)
-        HL_TRY(hl_atomic_write(file, order[i]->data, order[i]->bytes));
+        (*order)[i] = hl_tensor_map_at(map, i);
+    qsort(*order, count, sizeof **order, in_file_order);
     return HL_OK;
 }
 
-hl_status hl_safetensors_write(const char *path, const hl_tensor_map *map)
+static hl_status begin(const char *path, const hl_tensor_map *map, const hl_named_tensor *const *order,
+                       hl_atomic_file **file, uint64_t *data)
 {
-    size_t count = hl_tensor_map_count(map);
-    void *memory;
-    HL_TRY(hl_alloc_array(count, sizeof(hl_named_tensor *), path, &memory));
-    const hl_named_tensor **order = memory;
-    for (size_t i = 0; i < count; i++)
-        order[i] = hl_tensor_map_at(map, i);
-    qsort(order, count, sizeof *order, in_file_order);
-
-    hl_atomic_file *file = NULL;
     char *text = NULL;
     json_t *header = json_object();
     hl_status status = header == NULL ? hl_fail_nomem(path, 64) : HL_OK;
@@ -91,15 +91,47 @@ hl_status hl_safetensors_write(const char *path, const hl_tensor_map *map)
     if (status == HL_OK && (text = json_dumps(header, JSON_COMPACT | JSON_SORT_KEYS)) == NULL)
         status = hl_fail_nomem(path, 64);
     if (status == HL_OK)
-        status = hl_atomic_begin(path, &file);
+        status = hl_atomic_begin(path, file);
     if (status == HL_OK)
-        status = write_all(file, text, order, count);
+        status = write_header(*file, text, data);
+    free(text);
+    json_decref(header);
+    return status;
+}
+
+hl_status hl_safetensors_begin(const char *path, const hl_tensor_map *map, hl_atomic_file **file,
+                               uint64_t *offsets)
+{
+    const hl_named_tensor **order = NULL, *first = hl_tensor_map_at(map, 0);
+    uint64_t at = 0;
+    *file = NULL;
+    HL_TRY(sort(path, map, &order));
+    hl_status status = begin(path, map, order, file, &at);
+    for (size_t i = 0; status == HL_OK && i < hl_tensor_map_count(map); i++) {
+        offsets[order[i] - first] = at;
+        at += order[i]->bytes;
+    }
+    free(order);
+    if (status != HL_OK) {
+        hl_atomic_abort(*file);
+        *file = NULL;
+    }
+    return status;
+}
+
+hl_status hl_safetensors_write(const char *path, const hl_tensor_map *map)
+{
+    const hl_named_tensor **order = NULL;
+    hl_atomic_file *file = NULL;
+    uint64_t data;
+    HL_TRY(sort(path, map, &order));
+    hl_status status = begin(path, map, order, &file, &data);
+    for (size_t i = 0; status == HL_OK && i < hl_tensor_map_count(map); i++)
+        status = hl_atomic_write(file, order[i]->data, order[i]->bytes);
     if (status == HL_OK)
         status = hl_atomic_commit(file);
     else
         hl_atomic_abort(file);
-    free(text);
-    json_decref(header);
-    free(memory);
+    free(order);
     return status;
 }

@@ -1,14 +1,13 @@
 #include "io/sha256.h"
 
 #include <errno.h>
-#include <nettle/sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 
-static void finish(struct sha256_ctx *context, char hex[HL_SHA256_HEX])
+void hl_sha256_end(struct sha256_ctx *context, char hex[HL_SHA256_HEX])
 {
     uint8_t digest[SHA256_DIGEST_SIZE];
     sha256_digest(context, sizeof digest, digest);
@@ -21,7 +20,7 @@ void hl_sha256_bytes(const void *bytes, size_t size, char hex[HL_SHA256_HEX])
     struct sha256_ctx context;
     sha256_init(&context);
     sha256_update(&context, size, bytes);
-    finish(&context, hex);
+    hl_sha256_end(&context, hex);
 }
 
 hl_status hl_sha256_file(const char *path, char hex[HL_SHA256_HEX])
@@ -41,7 +40,7 @@ hl_status hl_sha256_file(const char *path, char hex[HL_SHA256_HEX])
     if (status == HL_OK && ferror(stream))
         status = hl_fail(HL_E_IO, path, NULL, "cannot be read: %s", strerror(errno));
     if (status == HL_OK)
-        finish(&context, hex);
+        hl_sha256_end(&context, hex);
     fclose(stream);
     free(buffer);
     return status;
@@ -85,7 +84,7 @@ hl_status hl_sha256_tensor_map(const hl_tensor_map *map, char hex[HL_SHA256_HEX]
         if (order[i]->bytes > 0)
             sha256_update(&context, order[i]->bytes, order[i]->data);
     }
-    finish(&context, hex);
+    hl_sha256_end(&context, hex);
     free(memory);
     return HL_OK;
 }

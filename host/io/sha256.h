@@ -2,11 +2,16 @@
 #ifndef HL_IO_SHA256_H
 #define HL_IO_SHA256_H
 
+#include <nettle/sha2.h>
+
 #include "io/tensor_map.h"
 
 enum { HL_SHA256_HEX = 65 }; /* digits and the NUL */
 
 void hl_sha256_bytes(const void *bytes, size_t size, char hex[HL_SHA256_HEX]);
+
+/* The digest of what nettle's sha256_update has been given. */
+void hl_sha256_end(struct sha256_ctx *context, char hex[HL_SHA256_HEX]);
 
 hl_status hl_sha256_file(const char *path, char hex[HL_SHA256_HEX]);
 

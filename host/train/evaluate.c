@@ -7,8 +7,8 @@
 enum { DEFAULT_BATCH = 64, DEFAULT_WORKERS = 2 };
 
 hl_status hl_evaluation_loader(const hl_model *model, const hl_dataset *data, hl_split split,
-                               int64_t batch_size, int workers, bool skip_bad_images, const hl_log *log,
-                               hl_loader **loader)
+                               int64_t batch_size, int workers, bool skip_bad_images, hl_loader_rows rows,
+                               const hl_log *log, hl_loader **loader)
 {
     const hl_loader_options options = {
         .split = split,
@@ -16,6 +16,7 @@ hl_status hl_evaluation_loader(const hl_model *model, const hl_dataset *data, hl
         .batch_size = batch_size,
         .workers = workers > 0 ? workers : DEFAULT_WORKERS,
         .bad_images = skip_bad_images ? HL_BAD_IMAGES_SKIP : HL_BAD_IMAGES_FAIL,
+        .rows = rows,
         .log = log,
     };
     return hl_loader_create(data, &options, loader);
@@ -93,8 +94,9 @@ hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, i
     int64_t count = hl_dataset_count(data, split);
     batch_size = batch_size > 0 ? batch_size : DEFAULT_BATCH;
     batch_size = batch_size < count || count == 0 ? batch_size : count;
-    hl_status status = hl_evaluation_loader(model, data, split, batch_size, workers, false,
-                                            compute != NULL ? compute->log : NULL, &loader);
+    hl_status status =
+        hl_evaluation_loader(model, data, split, batch_size, workers, false, (hl_loader_rows){0},
+                             compute != NULL ? compute->log : NULL, &loader);
     if (status == HL_OK)
         status = hl_meter_create(model->classes, &meter);
     if (status == HL_OK)

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "io/atomic_file.h"
+#include "io/folder.h"
 #include "io/json.h"
 
 extern char **environ;
@@ -59,19 +60,9 @@ static hl_status make_folder(const char *path, bool resume)
     }
     if (resume)
         return hl_fail(HL_E_NOT_FOUND, path, "leave --resume out to start it", "there is no such run");
-    /* Missing parents are made too, as mkdir -p does. */
-    char part[4096];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part - 64)
+    if (strlen(path) >= sizeof((hl_run_folder *)NULL)->file - 64)
         return hl_fail(HL_E_ARG, "--out", NULL, "the path is too long");
-    for (char *slash = strchr(part + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        mkdir(part, 0777);
-        *slash = '/';
-    }
-    if (mkdir(part, 0777) != 0 && errno != EEXIST)
-        return hl_fail(HL_E_ARG, path, "choose another --out", "the run folder cannot be made: %s",
-                       strerror(errno));
-    return HL_OK;
+    return hl_folder_make(path, "choose another --out");
 }
 
 static hl_status open_append(hl_run_folder *f, const char *name, FILE **file)

@@ -50,6 +50,7 @@ static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_
     options.tf32 = type.tf32;
     options.run = &s->run;
     options.beside = largest(s);
+    options.portion = s->features ? HL_PORTION_CHANGING : HL_PORTION_ALL;
     if (training) {
         options.smoothing = s->smoothing;
         options.mix = s->mix;
@@ -66,8 +67,8 @@ hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_num
     bool found = false;
     for (int i = 0; i < HL_SESSION_PROGRAMS && !found; i++) {
         found = s->slots[i].program != NULL && s->slots[i].batch == batch &&
-                s->slots[i].training == training && s->slots[i].type.elem == type.elem &&
-                s->slots[i].type.tf32 == type.tf32;
+                s->slots[i].training == training && s->slots[i].features == s->features &&
+                s->slots[i].type.elem == type.elem && s->slots[i].type.tf32 == type.tf32;
         if (found || s->slots[i].used < s->slots[slot].used)
             slot = i;
     }
@@ -78,6 +79,7 @@ hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_num
         HL_TRY(compile(s, batch, training, type, &s->slots[slot].program));
         s->slots[slot].batch = batch;
         s->slots[slot].training = training;
+        s->slots[slot].features = s->features;
         s->slots[slot].type = type;
     }
     s->last = slot;
@@ -105,15 +107,36 @@ hl_status hl_session_train(hl_session *s, bool update)
     return HL_OK;
 }
 
+static int feature_parts(const hl_program *program, const hl_batch *batch, hl_feed *parts)
+{
+    const uint8_t *from = batch->images;
+    int count = hl_program_feature_count(program);
+    for (int i = 0; i < count; i++) {
+        const hl_tensor *t = hl_program_feature(program, i);
+        size_t row = t->bytes / (size_t)t->shape.n;
+        parts[i] = (hl_feed){t->data, from, (size_t)batch->count * row};
+        from += (size_t)batch->room * row;
+    }
+    return count;
+}
+
 hl_status hl_session_feed(hl_session *s, hl_program *program, const hl_batch *batch, int64_t image_bytes,
                           const hl_mix *mixes)
 {
     size_t n = (size_t)batch->count;
-    const hl_feed parts[] = {{hl_program_images(program), batch->images, n * (size_t)image_bytes},
-                             {hl_program_flips(program), batch->flips, n},
-                             {hl_program_labels(program), batch->labels, n * sizeof(int32_t)},
-                             {hl_program_mixes(program), mixes, n * sizeof(hl_mix)}};
-    return s->backend->ops->feed(s->backend, parts, hl_program_mixes(program) != NULL ? 4 : 3);
+    hl_feed parts[HL_FEED_PARTS];
+    int count = 0;
+    if (s->features) {
+        count = feature_parts(program, batch, parts);
+    } else {
+        parts[count++] = (hl_feed){hl_program_images(program), batch->images, n * (size_t)image_bytes};
+        parts[count++] = (hl_feed){hl_program_flips(program), batch->flips, n};
+    }
+    if (hl_program_labels(program) != NULL)
+        parts[count++] = (hl_feed){hl_program_labels(program), batch->labels, n * sizeof(int32_t)};
+    if (hl_program_mixes(program) != NULL)
+        parts[count++] = (hl_feed){hl_program_mixes(program), mixes, n * sizeof(hl_mix)};
+    return s->backend->ops->feed(s->backend, parts, count);
 }
 
 static hl_status take_buffer(void *backend, size_t bytes, void **buffer)

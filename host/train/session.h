@@ -16,6 +16,7 @@ typedef struct hl_session {
     hl_number_type type; /* of training programs */
     float smoothing;     /* of the labels, in training */
     bool mix;            /* training images are mixed */
+    bool features;       /* batches are rows of features (features.h): programs compute what is behind them */
     /* Of the optimizer whose training programs these are; NULL without one. */
     hl_train_record *record;
     hl_step *update;
@@ -24,7 +25,7 @@ typedef struct hl_session {
     struct {
         hl_program *program;
         int64_t batch;
-        bool training;
+        bool training, features;
         hl_number_type type;
         uint64_t used;
         uint64_t version; /* of the parameters that its effective weights were made from; 0: of none yet */

@@ -18,6 +18,7 @@ void hl_train_defaults(hl_train_options *options)
         .workers = 2,
         .monitor = HL_MONITOR_ACC1,
         .log_every = 20,
+        .feature_bytes = (int64_t)4 << 30,
     };
 }
 
@@ -120,6 +121,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "--schedule", "%s (warm-up %.17g)", schedules[o->schedule], o->warmup_epochs);
     hl_fingerprint_add(f, "--label-smoothing", "%.17g", o->label_smoothing);
     hl_fingerprint_add(f, "--mixup", "%.17g (cutmix %.17g)", o->mixup, o->cutmix);
+    hl_fingerprint_add(f, "--feature-limit", "%lld bytes", (long long)o->feature_bytes);
     hl_fingerprint_add(f, "device", "%s", model->backend->host_memory ? "cpu" : "cuda");
     hl_fingerprint_add(f, "--augment", "%s%s", augments[o->augment], o->no_shuffle ? ", no shuffling" : "");
     hl_fingerprint_add(f, "--seed", "%llu", (unsigned long long)o->seed);

@@ -12,6 +12,20 @@ static const hl_log *log_of(const hl_trainer *t)
     return t->options.compute.log;
 }
 
+static void choose_val_split(hl_trainer *t)
+{
+    t->val_split = HL_SPLIT_VAL;
+    if (hl_dataset_count(t->data, HL_SPLIT_VAL) == 0) {
+        t->val_split = HL_SPLIT_TRAIN;
+        hl_log_warn(log_of(t),
+                    "%s: there is no val split, so epochs are judged on the training images "
+                    "(--val-fraction makes one)",
+                    hl_dataset_name(t->data));
+    }
+    int64_t count = hl_dataset_count(t->data, t->val_split);
+    t->val_batch = t->options.batch_size < count ? t->options.batch_size : count;
+}
+
 static hl_status open_loaders(hl_trainer *t)
 {
     const hl_train_options *o = &t->options;
@@ -25,22 +39,13 @@ static hl_status open_loaders(hl_trainer *t)
         .bad_images = o->skip_bad_images ? HL_BAD_IMAGES_SKIP : HL_BAD_IMAGES_FAIL,
         .depth = 4, /* one in use, one on its way to the device, two being made */
         .memory = hl_session_loader_memory(&t->session),
+        .rows = hl_trainer_rows(t, HL_SPLIT_TRAIN),
         .log = o->compute.log,
     };
     HL_TRY(hl_loader_create(t->data, &options, &t->train));
     t->batches = hl_loader_batch_count(t->train);
-    t->val_split = HL_SPLIT_VAL;
-    if (hl_dataset_count(t->data, HL_SPLIT_VAL) == 0) {
-        t->val_split = HL_SPLIT_TRAIN;
-        hl_log_warn(o->compute.log,
-                    "%s: there is no val split, so epochs are judged on the training images "
-                    "(--val-fraction makes one)",
-                    hl_dataset_name(t->data));
-    }
-    int64_t count = hl_dataset_count(t->data, t->val_split);
-    t->val_batch = o->batch_size < count ? o->batch_size : count;
     return hl_evaluation_loader(t->model, t->data, t->val_split, t->val_batch, o->workers, o->skip_bad_images,
-                                o->compute.log, &t->val);
+                                hl_trainer_rows(t, t->val_split), o->compute.log, &t->val);
 }
 
 static void plan_steps(hl_trainer *t)
@@ -115,9 +120,11 @@ static hl_status start(hl_trainer *t)
     HL_TRY(set_class_names(t->model, t->data));
     HL_TRY(hl_session_open(&t->session, t->model, &o->compute, o->seed));
     HL_TRY(hl_model_number_type(t->model, &o->compute, true, &t->type));
+    t->run = &t->session.run;
+    choose_val_split(t);
+    HL_TRY(hl_trainer_keep_features(t));
     HL_TRY(open_loaders(t));
     plan_steps(t);
-    t->run = &t->session.run;
     HL_TRY(hl_meter_create(t->model->classes, &t->meter));
     HL_TRY(hl_optimizer_create(t->model, o, o->lr, t->type.elem, t->run, &t->optimizer));
     t->session.smoothing = (float)o->label_smoothing;
@@ -141,6 +148,8 @@ static void stop(hl_trainer *t)
     hl_run_folder_close(t->folder);
     hl_loader_destroy(t->train); /* its buffers are the session's */
     hl_loader_destroy(t->val);
+    for (int i = 0; i < HL_SPLIT_COUNT; i++)
+        hl_features_close(t->features[i]);
     hl_session_close(&t->session);
     hl_optimizer_destroy(t->optimizer);
     hl_meter_destroy(t->meter);
@@ -203,6 +212,7 @@ static hl_status end_epoch(hl_trainer *t)
                               .best = best};
     HL_TRY(hl_run_folder_log_epoch(t->folder, &record));
     warn_if_stuck(t, record.train_loss);
+    hl_trainer_report_features(t);
     if (best) {
         HL_TRY(hl_model_save_adapter(t->model, hl_run_folder_file(t->folder, "adapter.safetensors")));
         t->at.best_epoch = t->at.epoch;
@@ -258,10 +268,13 @@ static hl_status test(hl_trainer *t, hl_metrics *metrics)
     bool stopped;
     int64_t count = hl_dataset_count(t->data, HL_SPLIT_TEST),
             batch = t->options.batch_size < count ? t->options.batch_size : count;
+    const hl_number_type exact = {.elem = HL_ELEM_F32};
+    HL_TRY(hl_trainer_keep_test_features(t, exact));
     HL_TRY(hl_evaluation_loader(t->model, t->data, HL_SPLIT_TEST, batch, t->options.workers,
-                                t->options.skip_bad_images, log_of(t), &loader));
-    hl_status status = hl_evaluation_run(&t->session, loader, batch, (hl_number_type){.elem = HL_ELEM_F32},
-                                         t->meter, NULL, NULL, &stopped);
+                                t->options.skip_bad_images, hl_trainer_rows(t, HL_SPLIT_TEST), log_of(t),
+                                &loader));
+    hl_status status =
+        hl_evaluation_run(&t->session, loader, batch, exact, t->meter, NULL, NULL, &stopped);
     hl_loader_destroy(loader);
     return status == HL_OK ? hl_meter_read(t->meter, metrics) : status;
 }

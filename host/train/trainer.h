@@ -4,6 +4,7 @@
 
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/features.h"
 #include "train/run_folder.h"
 #include "train/schedule.h"
 #include "train/train_options.h"
@@ -17,6 +18,9 @@ typedef struct hl_trainer {
     hl_optimizer_state *optimizer;
     hl_run_folder *folder;
     hl_loader *train, *val;
+    hl_features *features[HL_SPLIT_COUNT]; /* of train and val both or neither; NULL: epochs run on images */
+    double heard;                          /* how far making them was when the log last said so, in seconds */
+    bool features_reported;
     hl_split val_split;
     int64_t val_batch;
     hl_meter *meter;
@@ -51,5 +55,16 @@ hl_status hl_trainer_checkpoint(hl_trainer *trainer);
 
 /* Tells the caller how far the run is; `val` NULL but at the end of an epoch. */
 void hl_trainer_report(const hl_trainer *trainer, double loss, const hl_metrics *val);
+
+/* Keeps what the frozen part makes of the images that epochs run on, where --augment none makes it the same
+ * every time, something is saved and there is room. Puts the session behind the frontier. */
+hl_status hl_trainer_keep_features(hl_trainer *trainer);
+/* The same for the test split, which a run sees once: only where a folder keeps it for other runs. Without, the
+ * session goes back to images. */
+hl_status hl_trainer_keep_test_features(hl_trainer *trainer, hl_number_type type);
+/* What loaders of this split are to read: parts 0 for images. */
+hl_loader_rows hl_trainer_rows(const hl_trainer *trainer, hl_split split);
+/* Says once, after an epoch, what keeping features has saved. */
+void hl_trainer_report_features(hl_trainer *trainer);
 
 #endif

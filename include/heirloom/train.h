@@ -90,6 +90,12 @@ typedef struct hl_train_options {
     int64_t checkpoint_every; /* steps; 0: every epoch only */
     int64_t log_every;        /* steps between lines of log.jsonl; 0: 20 */
     bool skip_bad_images;
+    /* Where images are the same in every epoch (HL_AUGMENT_NONE, unmixed) and no bad ones are skipped, what the
+     * layers before the first trained one make of them is computed once and kept, if that takes no more bytes
+     * (0: never): in memory, or with a folder in files there, which runs with the same weights, images and
+     * preprocessing share. */
+    int64_t feature_bytes;
+    const char *feature_cache; /* a folder, made if missing, or NULL */
     hl_compute compute;
     const char *config;                                        /* text written to config.yaml, or NULL */
     void (*progress)(void *user, const hl_progress *progress); /* may be NULL */

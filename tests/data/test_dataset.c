@@ -1,9 +1,13 @@
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "data/dataset.h"
+#include "support/scratch.h"
 
 /* Classes of 1, 2, 9 and 100 images. */
 static hl_dataset *make(void)
@@ -103,4 +107,57 @@ Test(dataset, a_layout_without_image_files_gives_its_pixels_itself)
     hl_dataset_destroy(dataset);
     cr_assert_eq(source, -1);
     hl_image_clear(&image);
+}
+
+static void expect_hash(const hl_dataset *dataset, char hex[HL_SHA256_HEX])
+{
+    cr_assert_eq(hl_dataset_hash(dataset, HL_SPLIT_TRAIN, hex), HL_OK, "%s", hl_last_error());
+}
+
+Test(dataset, the_hash_of_files_changes_with_size_and_time_and_order_and_not_with_labels)
+{
+    char *folder = scratch_make(), *a = scratch_path(folder, "a"), *b = scratch_path(folder, "b");
+    char hash[6][HL_SHA256_HEX];
+    const struct timespec times[2] = {{.tv_sec = 5}, {.tv_sec = 5, .tv_nsec = 1}};
+    hl_dataset *sets[3];
+    scratch_write(a, "1", 1);
+    scratch_write(b, "2", 1);
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(hl_dataset_create(&sets[i]), HL_OK);
+        cr_assert_eq(hl_dataset_add_sample(sets[i], HL_SPLIT_TRAIN, i < 2 ? a : b, i), HL_OK);
+        cr_assert_eq(hl_dataset_add_sample(sets[i], HL_SPLIT_TRAIN, i < 2 ? b : a, 0), HL_OK);
+        expect_hash(sets[i], hash[i]);
+    }
+    cr_expect_str_eq(hash[0], hash[1]);
+    cr_expect_str_neq(hash[0], hash[2]);
+    cr_assert_eq(utimensat(AT_FDCWD, a, times, 0), 0);
+    expect_hash(sets[0], hash[3]);
+    cr_expect_str_neq(hash[0], hash[3]);
+    scratch_write(a, "12", 2);
+    cr_assert_eq(utimensat(AT_FDCWD, a, times, 0), 0);
+    expect_hash(sets[0], hash[4]);
+    cr_expect_str_neq(hash[3], hash[4]);
+    cr_assert_eq(remove(a), 0);
+    cr_expect_eq(hl_dataset_hash(sets[0], HL_SPLIT_TRAIN, hash[5]), HL_E_IO);
+    for (int i = 0; i < 3; i++)
+        hl_dataset_destroy(sets[i]);
+    free(a);
+    free(b);
+    scratch_remove(folder);
+}
+
+Test(dataset, the_hash_of_a_layout_without_files_is_of_its_pixels)
+{
+    int source = 40;
+    char hash[3][HL_SHA256_HEX];
+    hl_dataset *dataset = make();
+    dataset->read = read_square;
+    dataset->source = &source;
+    expect_hash(dataset, hash[0]);
+    expect_hash(dataset, hash[1]);
+    source = 41;
+    expect_hash(dataset, hash[2]);
+    cr_expect_str_eq(hash[0], hash[1]);
+    cr_expect_str_neq(hash[0], hash[2]);
+    hl_dataset_destroy(dataset);
 }

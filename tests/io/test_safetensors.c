@@ -238,3 +238,41 @@ Test(safetensors, names_that_json_cannot_hold_are_refused_and_leave_no_file)
     hl_tensor_map_destroy(map);
     free(path);
 }
+
+Test(safetensors, a_file_written_piece_by_piece_is_the_file_written_at_once)
+{
+    static const double seconds = 2.5;
+    static const uint16_t halves[] = {1, 2, 3, 4, 5, 6};
+    const int64_t shape[] = {3, 2};
+    char *whole = scratch_path(folder, "whole"), *pieces = scratch_path(folder, "pieces");
+    hl_tensor_map *map, *plan;
+    cr_assert_eq(hl_tensor_map_create(&map), HL_OK);
+    cr_assert_eq(hl_tensor_map_create(&plan), HL_OK);
+    cr_assert_eq(hl_tensor_map_add_ref(map, "halves", HL_DTYPE_BF16, 2, shape, halves), HL_OK);
+    cr_assert_eq(hl_tensor_map_add_ref(map, "seconds", HL_DTYPE_F64, 0, NULL, &seconds), HL_OK);
+    cr_assert_eq(hl_tensor_map_add_ref(plan, "halves", HL_DTYPE_BF16, 2, shape, NULL), HL_OK);
+    cr_assert_eq(hl_tensor_map_add_ref(plan, "seconds", HL_DTYPE_F64, 0, NULL, NULL), HL_OK);
+    cr_assert_eq(hl_safetensors_write(whole, map), HL_OK);
+
+    hl_atomic_file *file;
+    uint64_t offsets[2];
+    cr_assert_eq(hl_safetensors_begin(pieces, plan, &file, offsets), HL_OK);
+    for (int i = 2; i >= 0; i--) {
+        cr_assert_eq(hl_atomic_seek(file, offsets[0] + 4 * (uint64_t)i), HL_OK);
+        cr_assert_eq(hl_atomic_write(file, halves + 2 * i, 4), HL_OK);
+    }
+    cr_assert_eq(hl_atomic_seek(file, offsets[1]), HL_OK);
+    cr_assert_eq(hl_atomic_write(file, &seconds, sizeof seconds), HL_OK);
+    cr_assert_eq(hl_atomic_commit(file), HL_OK);
+
+    size_t size, other_size;
+    uint8_t *bytes = scratch_read(whole, &size), *other = scratch_read(pieces, &other_size);
+    cr_assert_eq(size, other_size);
+    cr_expect_arr_eq(bytes, other, size);
+    free(bytes);
+    free(other);
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(plan);
+    free(whole);
+    free(pieces);
+}

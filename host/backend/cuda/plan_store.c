@@ -1,12 +1,11 @@
 #include "backend/cuda/plan_store.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/folder.h"
 #include "io/json.h"
 #include "io/sha256.h"
 
@@ -18,17 +17,13 @@ struct hl_plan_store {
     bool changed;
 };
 
-/* Makes the folders of `path` up to its last slash. */
-static bool make_folders(char *path)
+static bool make_folder_of(char *path)
 {
-    for (char *slash = strchr(path + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        bool made = mkdir(path, 0777) == 0 || errno == EEXIST;
-        *slash = '/';
-        if (!made)
-            return false;
-    }
-    return true;
+    char *slash = strrchr(path, '/');
+    *slash = '\0';
+    bool made = hl_folder_make(path, NULL) == HL_OK;
+    *slash = '/';
+    return made;
 }
 
 static void locate(const char *identity, char *path, size_t size)
@@ -72,7 +67,7 @@ void hl_plan_store_close(hl_plan_store *s)
 {
     if (s == NULL)
         return;
-    if (s->changed && s->path[0] != '\0' && make_folders(s->path)) {
+    if (s->changed && s->path[0] != '\0' && make_folder_of(s->path)) {
         char identity[512] = "";
         const char *whose = json_string_value(json_object_get(s->plans, ""));
         snprintf(identity, sizeof identity, "%s", whose != NULL ? whose : "");
