@@ -54,7 +54,8 @@ hl_status cli_bench(cli_values *values)
                                 .steps = cli_int(values, "steps"),
                                 .infer = cli_choice(values, "mode") == 1,
                                 .profile = cli_flag(values, "floor") || cli_flag(values, "profile") ||
-                                           trace != NULL};
+                                           trace != NULL,
+                                .features = cli_flag(values, "features")};
     HL_TRY(cli_compute(values, &options.compute));
     HL_TRY(cli_model(values, 0, &model));
     hl_status status = cli_apply_method(values, model);

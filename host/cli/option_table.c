@@ -72,6 +72,7 @@ const cli_option cli_option_table[] = {
     /* bench, predict, export */
     {"steps", CLI_INT, "N", "20", NULL, 1, 1000000, CLI_BENCH, false, "steps that are timed"},
     {"mode", CLI_CHOICE, "train|infer", "train", NULL, 0, 0, CLI_BENCH, false, "whole training steps, or the forward pass alone"},
+    {"features", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_BENCH, false, "the step of later epochs where features are kept (train --feature-limit): the layers in front of the first trained one do not run"},
     {"floor", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_BENCH, false, "also the time of the step's convolutions alone, and how many times that the whole step takes"},
     {"profile", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_BENCH, false, "also the time of every operation of the step"},
     {"trace", CLI_TEXT, "FILE", NULL, "not written", 0, 0, CLI_BENCH, false, "the profile as a Chrome trace (chrome://tracing, ui.perfetto.dev)"},

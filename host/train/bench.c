@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "train/features.h"
 #include "train/optimizer.h"
 #include "train/roofline.h"
-#include "train/session.h"
 
 enum { DEFAULT_BATCH = 16, DEFAULT_STEPS = 20, WARMUP_STEPS = 2, PROFILE_ROUNDS = 5 };
 
@@ -33,33 +33,81 @@ static double program_macs(const hl_program *program)
     return macs;
 }
 
-/* Noise for pixels, labels in turn. */
-static hl_status fill_inputs(hl_session *s, hl_program *program, int64_t n)
+/* A batch in memory of its own, for free_inputs. */
+typedef struct inputs {
+    uint8_t *images, *flips;
+    int32_t *labels;
+    int64_t count, image_bytes;
+} inputs;
+
+static void free_inputs(inputs *in)
 {
-    int64_t side = s->model->preprocess.size, bytes = side * side * 3;
-    uint8_t *pixels = NULL, *flips = NULL;
-    int32_t *labels = NULL;
-    hl_status status = hl_alloc_array((size_t)n, (size_t)bytes, "images", (void **)&pixels);
-    if (status == HL_OK)
-        status = hl_alloc_array((size_t)n, 1, "images", (void **)&flips);
-    if (status == HL_OK)
-        status = hl_alloc_array((size_t)n, sizeof *labels, "labels", (void **)&labels);
-    if (status == HL_OK) {
-        for (int64_t i = 0; i < n; i++)
-            labels[i] = (int32_t)(i % s->model->classes);
-        uint32_t state = 1;
-        for (int64_t i = 0; i < n * bytes; i++) {
-            state = state * 1664525u + 1013904223u;
-            pixels[i] = (uint8_t)(state >> 24);
-        }
-        const hl_batch batch = {.images = pixels, .flips = flips, .labels = labels, .count = n};
-        status = hl_session_feed(s, program, &batch, bytes, NULL);
-        if (status == HL_OK)
-            status = s->backend->ops->finish(s->backend); /* has copied what is freed now */
+    free(in->images);
+    free(in->flips);
+    free(in->labels);
+    *in = (inputs){0};
+}
+
+/* Noise for pixels, labels in turn. */
+static hl_status make_inputs(const hl_model *model, int64_t n, inputs *in)
+{
+    int64_t side = model->preprocess.size, bytes = side * side * 3;
+    *in = (inputs){.count = n, .image_bytes = bytes};
+    HL_TRY(hl_alloc_array((size_t)n, (size_t)bytes, "images", (void **)&in->images));
+    HL_TRY(hl_alloc_array((size_t)n, 1, "images", (void **)&in->flips));
+    HL_TRY(hl_alloc_array((size_t)n, sizeof *in->labels, "labels", (void **)&in->labels));
+    for (int64_t i = 0; i < n; i++)
+        in->labels[i] = (int32_t)(i % model->classes);
+    uint32_t state = 1;
+    for (int64_t i = 0; i < n * bytes; i++) {
+        state = state * 1664525u + 1013904223u;
+        in->images[i] = (uint8_t)(state >> 24);
     }
-    free(pixels);
-    free(flips);
-    free(labels);
+    return HL_OK;
+}
+
+static hl_status feed(hl_session *s, hl_program *program, const inputs *in)
+{
+    const hl_batch batch = {
+        .images = in->images, .flips = in->flips, .labels = in->labels, .count = in->count, .room = in->count};
+    HL_TRY(hl_session_feed(s, program, &batch, in->image_bytes, NULL));
+    return s->backend->ops->finish(s->backend); /* has copied what is freed later */
+}
+
+/* What the frozen part makes of the images, in their place. */
+static hl_status replace_by_features(hl_session *s, hl_program *fixed, inputs *in)
+{
+    uint8_t *features;
+    size_t size = 0, at = 0;
+    HL_TRY(feed(s, fixed, in));
+    HL_TRY(hl_program_forward(fixed));
+    HL_TRY(s->backend->ops->finish(s->backend));
+    for (int i = 0; i < hl_program_feature_count(fixed); i++)
+        size += hl_program_feature(fixed, i)->bytes;
+    HL_TRY(hl_alloc(size, "features", (void **)&features));
+    free(in->images);
+    in->images = features;
+    for (int i = 0; i < hl_program_feature_count(fixed); i++) {
+        const hl_tensor *t = hl_program_feature(fixed, i);
+        HL_TRY(s->backend->ops->download(s->backend, features + at, t->data, t->bytes));
+        at += t->bytes;
+    }
+    return HL_OK;
+}
+
+/* Puts the session behind the frontier. */
+static hl_status keep_features(hl_session *s, int64_t batch, hl_number_type type, inputs *in)
+{
+    size_t row;
+    hl_program *fixed;
+    HL_TRY(hl_features_row_bytes(s->model, type, &row));
+    if (row == 0)
+        return hl_fail(HL_E_ARG, "--features", "choose a method that trains late layers alone, as linear does",
+                       "no layer of %s is frozen in front of the first trained one", s->model->info->name);
+    HL_TRY(hl_features_program(s, batch, type, &fixed));
+    hl_status status = replace_by_features(s, fixed, in);
+    hl_program_destroy(fixed);
+    s->features = true;
     return status;
 }
 
@@ -89,11 +137,12 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static hl_status measure(hl_session *s, hl_program *program, bool train, int64_t batch, int64_t steps,
+static hl_status measure(hl_session *s, hl_program *program, bool train, const inputs *in, int64_t steps,
                          hl_bench_result *result)
 {
     double *seconds, sum = 0.0, loss = 0.0;
-    HL_TRY(fill_inputs(s, program, batch));
+    int64_t batch = in->count;
+    HL_TRY(feed(s, program, in));
     for (int i = 0; i < WARMUP_STEPS; i++) {
         HL_TRY(one_step(s, program, train));
         if (i == 0)
@@ -179,6 +228,7 @@ hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_re
     hl_program *program;
     hl_number_type type;
     hl_optimizer_state *optimizer = NULL;
+    inputs in = {0};
     hl_status status = hl_session_open(&session, model, &options->compute, 0);
     if (status == HL_OK)
         status = hl_model_number_type(model, &options->compute, !options->infer, &type);
@@ -191,13 +241,18 @@ hl_status hl_bench(hl_model *model, const hl_bench_options *options, hl_bench_re
         session.update = &optimizer->step;
     }
     if (status == HL_OK)
+        status = make_inputs(model, batch, &in);
+    if (status == HL_OK && options->features)
+        status = keep_features(&session, batch, type, &in);
+    if (status == HL_OK)
         status = hl_session_program(&session, batch, !options->infer, type, &program);
     if (status == HL_OK)
-        status = measure(&session, program, !options->infer, batch, steps, result);
+        status = measure(&session, program, !options->infer, &in, steps, result);
     if (status == HL_OK && options->profile)
         status = profile(program, result);
     if (status == HL_OK)
         status = hl_measure_peak(session.backend, type, &result->peak_gflops);
+    free_inputs(&in);
     hl_session_close(&session);
     hl_optimizer_destroy(optimizer);
     return status;

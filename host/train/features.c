@@ -104,7 +104,7 @@ static void use_file(hl_features *f, hl_tensor_map *map)
         f->values[i] = hl_feature_file_values(map, i);
 }
 
-static hl_status compile(const hl_session *s, int64_t batch, hl_number_type type, hl_program **program)
+hl_status hl_features_program(const hl_session *s, int64_t batch, hl_number_type type, hl_program **program)
 {
     hl_compile_options o;
     hl_model_compile_options(s->model, s->projection, &o);
@@ -168,7 +168,7 @@ static hl_status make(hl_session *s, const hl_features_options *o, const hl_load
     hl_status status = hl_evaluation_loader(s->model, o->data, o->split, batch, o->workers, false,
                                             (hl_loader_rows){0}, NULL, &loader);
     if (status == HL_OK)
-        status = compile(s, batch, o->type, &program);
+        status = hl_features_program(s, batch, o->type, &program);
     if (status == HL_OK)
         status = run(s, o, loader, program, rows, sink, stopped);
     hl_program_destroy(program);

@@ -25,6 +25,10 @@ typedef struct hl_features_options {
  * not. */
 hl_status hl_features_row_bytes(const hl_model *model, hl_number_type type, size_t *bytes);
 
+/* The frozen part alone, from images to the frontier; the caller destroys it. */
+hl_status hl_features_program(const hl_session *session, int64_t batch, hl_number_type type,
+                              hl_program **program);
+
 /* Maps the file of features that another run has left, or runs the frozen part over the split batch by batch.
  * Stopped: HL_OK with *features NULL. An image that cannot be read is an error. */
 hl_status hl_features_open(hl_session *session, const hl_features_options *options, hl_features **features);

@@ -141,6 +141,9 @@ typedef struct hl_bench_options {
     int64_t batch_size, steps;
     bool infer;   /* forward only */
     bool profile; /* time every operation of the step as well */
+    /* Time what remains of a step where features are kept (see hl_train_options.feature_bytes): every epoch but
+     * the first. HL_E_ARG where there is nothing to keep. */
+    bool features;
     hl_compute compute;
 } hl_bench_options;
 /* One operation of a step. */
