@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "base/simd.h"
+
 static bool changes(const hl_param *p)
 {
     return p != NULL && (p->trained || p->moves);
@@ -93,6 +95,18 @@ void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
     }
 }
 
+/* g = factor dw, added to what is there with `keep`. */
+HL_CLONES static void add_scaled(float factor, const float *restrict dw, float *restrict g, int64_t n,
+                                 bool keep)
+{
+    if (keep)
+        for (int64_t j = 0; j < n; j++)
+            g[j] += factor * dw[j];
+    else
+        for (int64_t j = 0; j < n; j++)
+            g[j] = factor * dw[j];
+}
+
 void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff,
                          float keep)
 {
@@ -102,14 +116,12 @@ void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, c
         const float *restrict dw = dw_eff + (o - first) * row;
         const float *restrict w = e->weight->host + o * row;
         const float *delta = e->gate != NULL ? e->gate->host + o * inputs : NULL;
-        if (e->weight->trained) {
-            float *restrict g = e->weight->grad + o * row;
-            for (int64_t i = 0; i < inputs; i++) {
-                float factor = delta != NULL ? scale * (1.0f + delta[i]) : scale;
-                for (int64_t j = i * k; j < (i + 1) * k; j++)
-                    g[j] = (keep != 0.0f ? g[j] : 0.0f) + factor * dw[j];
-            }
-        }
+        if (e->weight->trained && delta == NULL)
+            add_scaled(scale, dw, e->weight->grad + o * row, row, keep != 0.0f);
+        else if (e->weight->trained)
+            for (int64_t i = 0; i < inputs; i++)
+                add_scaled(scale * (1.0f + delta[i]), dw + i * k, e->weight->grad + o * row + i * k, k,
+                           keep != 0.0f);
         if (e->gate == NULL || !e->gate->trained)
             continue;
         float *restrict g = e->gate->grad + o * inputs;

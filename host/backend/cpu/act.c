@@ -1,7 +1,7 @@
 /* ACT and ADD; and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
 #include "backend/cpu/act_grad.h"
 #include "backend/cpu/act_math.h"
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 #include "base/bf16.h"
 

@@ -1,6 +1,6 @@
 #include "backend/cpu/columns.h"
 
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 
 enum { FULL_WIDTH = 128, CHUNK = 16384, STRIP = 32 };
 

@@ -178,22 +178,22 @@ static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_
     HL_TRY(hl_conv_weights_native(step, &p->form, w, &have_w));
     HL_TRY(hl_dnnl_activation_desc(step, x->shape, x->elem, p->form.matrix, &have_x));
 
-    hl_dnnl_place x_place, w_place, y_place = {y, 0};
+    hl_dnnl_place x_place, w_place, y_place = {.tensor = y};
     hl_dnnl_call *call;
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, x, &have_x, &p->x, &x_place));
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, w, &have_w, wanted, &w_place));
     if (p->residual_form == RESIDUAL_SUM)
         HL_TRY(
-            hl_dnnl_add_reorder(cpu, step, exec, &p->residual, (hl_dnnl_place){residual, 0}, &p->y, y_place));
+            hl_dnnl_add_reorder(cpu, step, exec, &p->residual, (hl_dnnl_place){.tensor = residual}, &p->y, y_place));
     HL_TRY(hl_dnnl_add_call(cpu, step, exec, p->pd, &call));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_SRC, &p->x, x_place));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_WEIGHTS, wanted, w_place));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DST, &p->y, y_place));
     if (p->bias != NULL)
-        HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_BIAS, p->bias, (hl_dnnl_place){step->in[BIAS], 0}));
+        HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_BIAS, p->bias, (hl_dnnl_place){.tensor = step->in[BIAS]}));
     if (p->residual_form == RESIDUAL_OPERAND)
         HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
-                                &p->residual, (hl_dnnl_place){residual, 0}));
+                                &p->residual, (hl_dnnl_place){.tensor = residual}));
     step->scratch_bytes = exec->scratch_bytes;
     return HL_OK;
 }

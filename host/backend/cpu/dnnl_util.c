@@ -49,7 +49,7 @@ hl_status hl_dnnl_add_call(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec,
     size_t bytes = scratchpad != NULL ? dnnl_memory_desc_get_size(scratchpad) : 0;
     if (bytes == 0)
         return HL_OK;
-    hl_dnnl_place place = {NULL, hl_dnnl_reserve(exec, bytes)};
+    hl_dnnl_place place = {.offset = hl_dnnl_reserve(exec, bytes)};
     return hl_dnnl_call_arg(cpu, step, *call, DNNL_ARG_SCRATCHPAD, scratchpad, place);
 }
 
@@ -80,10 +80,10 @@ hl_status hl_dnnl_add_input(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec
                             const dnnl_memory_desc_t *have, const dnnl_memory_desc_t *want,
                             hl_dnnl_place *place)
 {
-    *place = (hl_dnnl_place){tensor, 0};
+    *place = (hl_dnnl_place){.tensor = tensor};
     if (dnnl_memory_desc_equal(have, want))
         return HL_OK;
-    hl_dnnl_place staged = {NULL, hl_dnnl_reserve(exec, dnnl_memory_desc_get_size(want))};
+    hl_dnnl_place staged = {.offset = hl_dnnl_reserve(exec, dnnl_memory_desc_get_size(want))};
     HL_TRY(hl_dnnl_add_reorder(cpu, step, exec, have, *place, want, staged));
     *place = staged;
     return HL_OK;
@@ -95,7 +95,9 @@ hl_status hl_dnnl_exec_bind(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec
         hl_dnnl_call *call = &exec->calls[c];
         for (int a = 0; a < call->count; a++) {
             const hl_dnnl_place *place = &call->places[a];
-            void *address = place->tensor != NULL ? place->tensor->data : (char *)scratch + place->offset;
+            void *address = place->tensor != NULL  ? place->tensor->data
+                            : place->param != NULL ? (void *)place->param->value
+                                                   : (char *)scratch + place->offset;
             HL_DNNL(dnnl_memory_set_data_handle_v2(call->args[a].memory, address, cpu->stream), step,
                     "bind an argument");
         }

@@ -7,10 +7,12 @@
 
 enum { HL_DNNL_MAX_ARGS = 8, HL_DNNL_MAX_CALLS = 8 };
 
-/* Where an argument lies: in a tensor, or at an offset of the step's scratch where `tensor` is NULL. */
+/* Where an argument lies: in a tensor, in a parameter, or at an offset of the step's scratch where both are
+ * NULL. */
 typedef struct hl_dnnl_place {
     const hl_tensor *tensor;
     size_t offset;
+    const hl_param *param;
 } hl_dnnl_place;
 
 /* One use of a primitive. */

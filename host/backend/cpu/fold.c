@@ -11,6 +11,7 @@ typedef struct fold {
     hl_weight_expr expr; /* without the gate in sub-function form */
     bool permute;        /* rows of W -> sub-functions, by input first */
     bool packs;          /* is there a packed result at all? */
+    bool as_is;          /* W_eff is W: layouts are changed straight from the parameter */
     hl_tensor *direct;   /* a packed result whose layout is C order, folded into without a detour; or NULL */
     size_t folded_offset, permuted_offset; /* in scratch */
     float *folded, *permuted;
@@ -69,7 +70,7 @@ static hl_status pack(hl_cpu *cpu, hl_step *step, fold *f, hl_tensor *to, hl_dnn
         f->direct = to;
         return HL_OK;
     }
-    return hl_dnnl_add_reorder(cpu, step, &f->exec, &plain, plain_place, native, (hl_dnnl_place){to, 0});
+    return hl_dnnl_add_reorder(cpu, step, &f->exec, &plain, plain_place, native, (hl_dnnl_place){.tensor = to});
 }
 
 static void release(hl_cpu *cpu, hl_step *step)
@@ -96,13 +97,16 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
         f->permute = f->expr.weight->shape[1] > 1;
     }
     size_t bytes = (size_t)f->expr.weight->count * sizeof(float);
-    f->folded_offset = hl_dnnl_reserve(&f->exec, bytes);
+    f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && f->expr.norm_var == NULL && !f->permute;
+    f->folded_offset = f->as_is ? 0 : hl_dnnl_reserve(&f->exec, bytes);
     f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
+    hl_dnnl_place source = f->as_is ? (hl_dnnl_place){.param = f->expr.weight}
+                                    : (hl_dnnl_place){.offset = f->permuted_offset};
     for (int i = FORWARD; i <= DATA_GRADIENT; i++) {
         if (result(step, i) == NULL)
             continue;
         f->packs = true;
-        hl_status status = pack(cpu, step, f, result(step, i), (hl_dnnl_place){NULL, f->permuted_offset});
+        hl_status status = pack(cpu, step, f, result(step, i), source);
         if (status != HL_OK) {
             release(cpu, step);
             return status;
@@ -117,9 +121,18 @@ static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
     fold *f = step->exec;
     f->folded = (float *)((char *)scratch + f->folded_offset);
     f->permuted = (float *)((char *)scratch + f->permuted_offset);
-    if (f->direct != NULL && f->exec.count == 0)
+    if (f->direct != NULL && (f->exec.count == 0 || f->as_is))
         f->folded = f->direct->data;
     return hl_dnnl_exec_bind(cpu, step, &f->exec, scratch);
+}
+
+static void fold_rows(const fold *f)
+{
+    const hl_param *w = f->expr.weight;
+    int64_t rows = w->shape[0], row = w->count / rows;
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < rows; o++)
+        hl_weight_expr_fold(&f->expr, o, o + 1, f->folded + o * row);
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
@@ -127,10 +140,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     const fold *f = step->exec;
     const hl_param *w = f->expr.weight;
     if (f->packs) {
-        int64_t rows = w->shape[0], row = w->count / rows;
-#pragma omp parallel for schedule(static)
-        for (int64_t o = 0; o < rows; o++)
-            hl_weight_expr_fold(&f->expr, o, o + 1, f->folded + o * row);
+        if (!f->as_is || f->direct != NULL)
+            fold_rows(f);
         if (f->permute)
             permute(f, step->conv.groups);
         if (f->direct != NULL && f->folded != f->direct->data)

@@ -1,5 +1,5 @@
 /* GLOBAL_POOL and its gradient: the mean over all pixels. */
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 
 enum { MAX_CHANNELS = 4 };

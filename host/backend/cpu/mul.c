@@ -1,5 +1,5 @@
 /* MUL and MUL_GRAD. */
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)

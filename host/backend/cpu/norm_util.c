@@ -1,7 +1,7 @@
 #include "backend/cpu/norm_util.h"
 
 #include "backend/cpu/act_math.h"
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 
 enum { COEFFICIENTS = 4 };
 

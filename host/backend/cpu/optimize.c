@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 
 /* What one segment's update needs, computed once. */

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "backend/cpu/tile.h"
 
 /* Window elements [y0, y1) x [x0, x1) that lie inside the input, in input coordinates, and the divisor of an

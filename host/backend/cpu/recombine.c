@@ -7,7 +7,7 @@
 
 #include "backend/cpu/act_math.h"
 #include "backend/cpu/dnnl_util.h"
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "base/bf16.h"
 
 enum { S, BIAS, RESIDUAL };

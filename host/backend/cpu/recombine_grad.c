@@ -7,7 +7,7 @@
 #include "backend/cpu/dnnl_util.h"
 #include "backend/cpu/recombine.h"
 #include "backend/cpu/row_blocks.h"
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "base/bf16.h"
 
 /* Rows are first summed in short runs, so that the rounding error grows with the number of runs and not of

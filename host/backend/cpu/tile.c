@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "backend/cpu/simd.h"
+#include "base/simd.h"
 #include "base/bf16.h"
 
 HL_CLONES static void widen(const hl_bf16 *restrict from, int64_t count, float *restrict to)

@@ -1,6 +1,6 @@
-/* How the hand-written loops of the CPU backend are compiled for wider vectors than the baseline. */
-#ifndef HL_BACKEND_CPU_SIMD_H
-#define HL_BACKEND_CPU_SIMD_H
+/* How hand-written loops are compiled for wider vectors than the baseline. */
+#ifndef HL_BASE_SIMD_H
+#define HL_BASE_SIMD_H
 
 /* HL_CLONES before a function: compiled for AVX-512, AVX2 and the baseline, chosen when the program starts.
  * It does not reach into the bodies of OpenMP regions: put the inner loop into a function of its own, marked
