@@ -53,8 +53,8 @@ hl_status cli_bench(cli_values *values)
     hl_bench_options options = {.batch_size = cli_int(values, "batch-size"),
                                 .steps = cli_int(values, "steps"),
                                 .infer = cli_choice(values, "mode") == 1,
-                                .profile = cli_flag(values, "floor") || cli_flag(values, "profile") ||
-                                           trace != NULL,
+                                .profile =
+                                    cli_flag(values, "floor") || cli_flag(values, "profile") || trace != NULL,
                                 .features = cli_flag(values, "features")};
     HL_TRY(cli_compute(values, &options.compute));
     HL_TRY(cli_model(values, 0, &model));

@@ -38,8 +38,8 @@ typedef struct hl_named_tensor {
     hl_dtype dtype;
     int ndim; /* 0 for a scalar */
     int64_t shape[HL_TENSOR_MAX_NDIM];
-    const void *data; /* contiguous, C order, aligned to the element's size; NULL only when bytes is 0, or where
-                         the map describes a file to be written piece by piece */
+    const void *data; /* contiguous, C order, aligned to the element's size; NULL only when bytes is 0, or
+                         where the map describes a file to be written piece by piece */
     size_t bytes;
 } hl_named_tensor;
 

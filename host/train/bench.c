@@ -68,8 +68,11 @@ static hl_status make_inputs(const hl_model *model, int64_t n, inputs *in)
 
 static hl_status feed(hl_session *s, hl_program *program, const inputs *in)
 {
-    const hl_batch batch = {
-        .images = in->images, .flips = in->flips, .labels = in->labels, .count = in->count, .room = in->count};
+    const hl_batch batch = {.images = in->images,
+                            .flips = in->flips,
+                            .labels = in->labels,
+                            .count = in->count,
+                            .room = in->count};
     HL_TRY(hl_session_feed(s, program, &batch, in->image_bytes, NULL));
     return s->backend->ops->finish(s->backend); /* has copied what is freed later */
 }
@@ -102,7 +105,8 @@ static hl_status keep_features(hl_session *s, int64_t batch, hl_number_type type
     hl_program *fixed;
     HL_TRY(hl_features_row_bytes(s->model, type, &row));
     if (row == 0)
-        return hl_fail(HL_E_ARG, "--features", "choose a method that trains late layers alone, as linear does",
+        return hl_fail(HL_E_ARG, "--features",
+                       "choose a method that trains late layers alone, as linear does",
                        "no layer of %s is frozen in front of the first trained one", s->model->info->name);
     HL_TRY(hl_features_program(s, batch, type, &fixed));
     hl_status status = replace_by_features(s, fixed, in);

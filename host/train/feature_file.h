@@ -1,6 +1,6 @@
-/* Files of features, shared by the runs that use them: FOLDER/MODEL-SPLIT-KEY.safetensors holds for each value
- * of the frontier a tensor [images, h, w, c], or [images, c] where h and w are 1, in the order of the split.
- * The key is a hash of everything that the numbers depend on; the metadata says what that is. */
+/* Files of features, shared by the runs that use them: FOLDER/MODEL-SPLIT-KEY.safetensors holds for each
+ * value of the frontier a tensor [images, h, w, c], or [images, c] where h and w are 1, in the order of the
+ * split. The key is a hash of everything that the numbers depend on; the metadata says what that is. */
 #ifndef HL_TRAIN_FEATURE_FILE_H
 #define HL_TRAIN_FEATURE_FILE_H
 

@@ -155,8 +155,8 @@ static hl_status run(hl_session *s, const hl_features_options *o, hl_loader *loa
 }
 
 /* Runs the frozen part over the whole split. */
-static hl_status make(hl_session *s, const hl_features_options *o, const hl_loader_rows *rows, feature_sink *sink,
-                      double *seconds, bool *stopped)
+static hl_status make(hl_session *s, const hl_features_options *o, const hl_loader_rows *rows,
+                      feature_sink *sink, double *seconds, bool *stopped)
 {
     hl_loader *loader = NULL;
     hl_program *program = NULL;

@@ -273,8 +273,7 @@ static hl_status test(hl_trainer *t, hl_metrics *metrics)
     HL_TRY(hl_evaluation_loader(t->model, t->data, HL_SPLIT_TEST, batch, t->options.workers,
                                 t->options.skip_bad_images, hl_trainer_rows(t, HL_SPLIT_TEST), log_of(t),
                                 &loader));
-    hl_status status =
-        hl_evaluation_run(&t->session, loader, batch, exact, t->meter, NULL, NULL, &stopped);
+    hl_status status = hl_evaluation_run(&t->session, loader, batch, exact, t->meter, NULL, NULL, &stopped);
     hl_loader_destroy(loader);
     return status == HL_OK ? hl_meter_read(t->meter, metrics) : status;
 }

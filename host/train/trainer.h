@@ -59,8 +59,8 @@ void hl_trainer_report(const hl_trainer *trainer, double loss, const hl_metrics 
 /* Keeps what the frozen part makes of the images that epochs run on, where --augment none makes it the same
  * every time, something is saved and there is room. Puts the session behind the frontier. */
 hl_status hl_trainer_keep_features(hl_trainer *trainer);
-/* The same for the test split, which a run sees once: only where a folder keeps it for other runs. Without, the
- * session goes back to images. */
+/* The same for the test split, which a run sees once: only where a folder keeps it for other runs. Without,
+ * the session goes back to images. */
 hl_status hl_trainer_keep_test_features(hl_trainer *trainer, hl_number_type type);
 /* What loaders of this split are to read: parts 0 for images. */
 hl_loader_rows hl_trainer_rows(const hl_trainer *trainer, hl_split split);

@@ -49,7 +49,8 @@ static hl_status open_features(hl_trainer *t, hl_split split, hl_number_type typ
     return HL_OK;
 }
 
-/* How many bytes the features of so many images take; 0: nothing is saved by keeping them, or there is no room.
+/* How many bytes the features of so many images take; 0: nothing is saved by keeping them, or there is no
+ * room.
  */
 static hl_status room_for(const hl_trainer *t, int64_t images, hl_number_type type, double *bytes)
 {
@@ -61,10 +62,11 @@ static hl_status room_for(const hl_trainer *t, int64_t images, hl_number_type ty
     HL_TRY(hl_features_row_bytes(t->model, type, &row));
     *bytes = (double)images * (double)row;
     if (*bytes > limit) {
-        hl_log_info(log_of(t),
-                    "what reaches the first trained layer is the same in every epoch, but keeping it would take "
-                    "%.1f GiB: give --feature-limit %.0f, and perhaps --feature-cache",
-                    *bytes / 0x1p30, ceil(*bytes / 0x1p30));
+        hl_log_info(
+            log_of(t),
+            "what reaches the first trained layer is the same in every epoch, but keeping it would take "
+            "%.1f GiB: give --feature-limit %.0f, and perhaps --feature-cache",
+            *bytes / 0x1p30, ceil(*bytes / 0x1p30));
         *bytes = 0.0;
     }
     return HL_OK;

@@ -90,10 +90,10 @@ typedef struct hl_train_options {
     int64_t checkpoint_every; /* steps; 0: every epoch only */
     int64_t log_every;        /* steps between lines of log.jsonl; 0: 20 */
     bool skip_bad_images;
-    /* Where images are the same in every epoch (HL_AUGMENT_NONE, unmixed) and no bad ones are skipped, what the
-     * layers before the first trained one make of them is computed once and kept, if that takes no more bytes
-     * (0: never): in memory, or with a folder in files there, which runs with the same weights, images and
-     * preprocessing share. */
+    /* Where images are the same in every epoch (HL_AUGMENT_NONE, unmixed) and no bad ones are skipped, what
+     * the layers before the first trained one make of them is computed once and kept, if that takes no more
+     * bytes (0: never): in memory, or with a folder in files there, which runs with the same weights, images
+     * and preprocessing share. */
     int64_t feature_bytes;
     const char *feature_cache; /* a folder, made if missing, or NULL */
     hl_compute compute;
@@ -141,8 +141,8 @@ typedef struct hl_bench_options {
     int64_t batch_size, steps;
     bool infer;   /* forward only */
     bool profile; /* time every operation of the step as well */
-    /* Time what remains of a step where features are kept (see hl_train_options.feature_bytes): every epoch but
-     * the first. HL_E_ARG where there is nothing to keep. */
+    /* Time what remains of a step where features are kept (see hl_train_options.feature_bytes): every epoch
+     * but the first. HL_E_ARG where there is nothing to keep. */
     bool features;
     hl_compute compute;
 } hl_bench_options;

@@ -1,9 +1,9 @@
 /* ACT and ADD; and ACT_GRAD: the sum of the gradients that arrive, times the activation's derivative. */
 #include "backend/cpu/act_grad.h"
 #include "backend/cpu/act_math.h"
-#include "base/simd.h"
 #include "backend/cpu/tile.h"
 #include "base/bf16.h"
+#include "base/simd.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {

@@ -1,8 +1,8 @@
 /* BIAS_GRAD: s_o times the sum of dy over samples and pixels. */
 #include "backend/cpu/dnnl_util.h"
 #include "backend/cpu/row_blocks.h"
-#include "base/simd.h"
 #include "base/bf16.h"
+#include "base/simd.h"
 
 /* Rows are first summed in short runs, so that the rounding error grows with the number of runs and not of
  * rows. */

@@ -183,14 +183,15 @@ static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, x, &have_x, &p->x, &x_place));
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, w, &have_w, wanted, &w_place));
     if (p->residual_form == RESIDUAL_SUM)
-        HL_TRY(
-            hl_dnnl_add_reorder(cpu, step, exec, &p->residual, (hl_dnnl_place){.tensor = residual}, &p->y, y_place));
+        HL_TRY(hl_dnnl_add_reorder(cpu, step, exec, &p->residual, (hl_dnnl_place){.tensor = residual}, &p->y,
+                                   y_place));
     HL_TRY(hl_dnnl_add_call(cpu, step, exec, p->pd, &call));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_SRC, &p->x, x_place));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_WEIGHTS, wanted, w_place));
     HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DST, &p->y, y_place));
     if (p->bias != NULL)
-        HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_BIAS, p->bias, (hl_dnnl_place){.tensor = step->in[BIAS]}));
+        HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_BIAS, p->bias,
+                                (hl_dnnl_place){.tensor = step->in[BIAS]}));
     if (p->residual_form == RESIDUAL_OPERAND)
         HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
                                 &p->residual, (hl_dnnl_place){.tensor = residual}));

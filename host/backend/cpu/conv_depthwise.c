@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "backend/cpu/row_blocks.h"
-#include "base/simd.h"
 #include "base/bf16.h"
+#include "base/simd.h"
 
 /* dW[c, ky, kx] = sum over n, oy, ox of dy[n, oy, ox, c] x[n, oy sh + ky dh - top, ox sw + kx dw - left, c].
  *

@@ -79,8 +79,8 @@ static hl_status assemble_data(hl_cpu *cpu, hl_step *step, const hl_conv_form *f
     HL_TRY_GOTO(hl_dnnl_add_call(cpu, step, exec, pd, &call), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_DST, &y, y_place), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_WEIGHTS, wanted, w_place), status, done);
-    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_SRC, &x, (hl_dnnl_place){.tensor = dx}), status,
-                done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_SRC, &x, (hl_dnnl_place){.tensor = dx}),
+                status, done);
     hl_conv_report(cpu, step, pd);
 done:
     if (pd != NULL)
@@ -117,8 +117,9 @@ static hl_status assemble_weight(hl_cpu *cpu, hl_step *step, const hl_conv_form 
     HL_TRY_GOTO(hl_dnnl_add_call(cpu, step, exec, pd, &call), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_SRC, &x, x_place), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_DST, &y, y_place), status, done);
-    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_WEIGHTS, wanted, (hl_dnnl_place){.tensor = dw}),
-                status, done);
+    HL_TRY_GOTO(
+        hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_WEIGHTS, wanted, (hl_dnnl_place){.tensor = dw}),
+        status, done);
     hl_conv_report(cpu, step, pd);
 done:
     if (pd != NULL)

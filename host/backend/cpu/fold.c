@@ -70,7 +70,8 @@ static hl_status pack(hl_cpu *cpu, hl_step *step, fold *f, hl_tensor *to, hl_dnn
         f->direct = to;
         return HL_OK;
     }
-    return hl_dnnl_add_reorder(cpu, step, &f->exec, &plain, plain_place, native, (hl_dnnl_place){.tensor = to});
+    return hl_dnnl_add_reorder(cpu, step, &f->exec, &plain, plain_place, native,
+                               (hl_dnnl_place){.tensor = to});
 }
 
 static void release(hl_cpu *cpu, hl_step *step)
@@ -100,8 +101,8 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
     f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && f->expr.norm_var == NULL && !f->permute;
     f->folded_offset = f->as_is ? 0 : hl_dnnl_reserve(&f->exec, bytes);
     f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
-    hl_dnnl_place source = f->as_is ? (hl_dnnl_place){.param = f->expr.weight}
-                                    : (hl_dnnl_place){.offset = f->permuted_offset};
+    hl_dnnl_place source =
+        f->as_is ? (hl_dnnl_place){.param = f->expr.weight} : (hl_dnnl_place){.offset = f->permuted_offset};
     for (int i = FORWARD; i <= DATA_GRADIENT; i++) {
         if (result(step, i) == NULL)
             continue;

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/simd.h"
 #include "backend/cpu/tile.h"
+#include "base/simd.h"
 
 enum { MAX_CHANNELS = 4 };
 

@@ -1,6 +1,6 @@
 /* MUL and MUL_GRAD. */
-#include "base/simd.h"
 #include "backend/cpu/tile.h"
+#include "base/simd.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/simd.h"
 #include "backend/cpu/tile.h"
+#include "base/simd.h"
 
 /* What one segment's update needs, computed once. */
 typedef struct rates {

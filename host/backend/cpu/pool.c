@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/simd.h"
 #include "backend/cpu/tile.h"
+#include "base/simd.h"
 
 /* Window elements [y0, y1) x [x0, x1) that lie inside the input, in input coordinates, and the divisor of an
  * average. */

@@ -7,8 +7,8 @@
 
 #include "backend/cpu/act_math.h"
 #include "backend/cpu/dnnl_util.h"
-#include "base/simd.h"
 #include "base/bf16.h"
+#include "base/simd.h"
 
 enum { S, BIAS, RESIDUAL };
 

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-#include "base/simd.h"
 #include "base/bf16.h"
+#include "base/simd.h"
 
 HL_CLONES static void widen(const hl_bf16 *restrict from, int64_t count, float *restrict to)
 {
