@@ -17,6 +17,8 @@ void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv
     memset(form, 0, sizeof *form);
     int64_t padding = w->top + w->bottom + w->left + w->right;
     form->groups = conv->subfunction ? x.c : conv->groups;
+    form->pixelwise =
+        w->kh == 1 && w->kw == 1 && w->sh == 1 && w->sw == 1 && padding == 0 && form->groups == 1;
     form->matrix = x.h == 1 && x.w == 1 && w->kh == 1 && w->kw == 1 && padding == 0 && form->groups == 1;
     form->strides[0] = w->sh;
     form->strides[1] = w->sw;
@@ -37,6 +39,14 @@ void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv
         form->weight_ndims = form->matrix ? 2 : 4;
         memcpy(form->weight_dims, dims, sizeof dims);
     }
+}
+
+void hl_conv_form_flatten(hl_conv_form *form, hl_shape *x, hl_shape *y)
+{
+    *x = (hl_shape){x->n * x->h * x->w, 1, 1, x->c};
+    *y = (hl_shape){y->n * y->h * y->w, 1, 1, y->c};
+    form->matrix = true;
+    form->weight_ndims = 2;
 }
 
 hl_status hl_conv_weights_any(const hl_step *step, const hl_conv_form *form, dnnl_data_type_t type,

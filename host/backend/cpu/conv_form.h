@@ -6,6 +6,8 @@
 
 typedef struct hl_conv_form {
     bool matrix; /* a 1x1 convolution of 1x1 maps: an inner product */
+    bool
+        pixelwise; /* a 1x1 convolution that reads every pixel once: a product over all pixels of the batch */
     int weight_ndims;
     int64_t weight_dims[5]; /* [O,I], [O,I,kh,kw] or, with groups, [G,O/G,I/G,kh,kw] */
     int64_t groups;         /* as oneDNN sees it: the input channels in sub-function form */
@@ -17,6 +19,9 @@ hl_status hl_conv_check(const hl_step *step, const hl_tensor *x, const hl_tensor
 
 /* Of a step that passed the check. */
 void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv_form *form);
+
+/* Turns a pixelwise form into that product: a matrix form, with x and y [n*h*w,1,1,c]. */
+void hl_conv_form_flatten(hl_conv_form *form, hl_shape *x, hl_shape *y);
 
 /* Weights in a layout of oneDNN's choice. */
 hl_status hl_conv_weights_any(const hl_step *step, const hl_conv_form *form, dnnl_data_type_t type,
