@@ -2,14 +2,14 @@
 
 #include "base/simd.h"
 
-enum { FULL_WIDTH = 128, CHUNK = 16384, STRIP = 32 };
+enum { PANEL = 128, RUN = HL_TILE / PANEL, CHUNK = 16384, STRIP = 32 };
 
 hl_columns hl_columns_of(const hl_tensor *t)
 {
     hl_columns c = {.rows = hl_tensor_rows(t), .channels = t->shape.c, .repeat = 1};
     c.count = c.rows * c.channels;
-    if (c.channels < FULL_WIDTH)
-        c.repeat = FULL_WIDTH / c.channels;
+    if (c.channels < PANEL)
+        c.repeat = PANEL / c.channels;
     c.width = c.repeat * c.channels;
     c.blocks = hl_row_blocks(c.rows);
     c.chunk = c.width * (c.width < CHUNK ? CHUNK / c.width : 1);
@@ -48,8 +48,7 @@ static inline __attribute__((always_inline)) void strip_sums(const float *a, con
 /* The same for a = b and mean 0, so that variances come out well: with k the first row,
  *     sum a = n k + sum (a - k),   sum a^2 = n k^2 + 2 k sum (a - k) + sum (a - k)^2,
  * float only where differences are summed. Their rounding is relative to the n (k - mean)^2 of the rows k,
- * which are part of the variance themselves: its relative error stays below 2 n 2^-24, n the few rows of a
- * tile. */
+ * which are part of the variance themselves: its relative error stays below 2 RUN 2^-24. */
 static inline __attribute__((always_inline)) void strip_moments(const float *a, int64_t rows, int64_t stride,
                                                                 int64_t n, double *restrict sum,
                                                                 double *restrict dot)
@@ -68,50 +67,72 @@ static inline __attribute__((always_inline)) void strip_moments(const float *a, 
     }
 }
 
-static inline __attribute__((always_inline)) void rows_sums(const float *a, const float *b, const float *mean,
-                                                            int64_t rows, int64_t stride, int64_t width,
-                                                            double *sum, double *dot)
+/* rows x width values, one row behind the other. */
+HL_CLONES static void panel_sums(const float *a, const float *b, const float *mean, int64_t rows,
+                                 int64_t width, double *sum, double *dot)
 {
     for (int64_t t = 0; t < width; t += STRIP) {
         int64_t n = width - t;
         if (b == NULL && n >= STRIP)
-            strip_moments(a + t, rows, stride, STRIP, sum + t, dot + t);
+            strip_moments(a + t, rows, width, STRIP, sum + t, dot + t);
         else if (b == NULL)
-            strip_moments(a + t, rows, stride, n, sum + t, dot + t);
+            strip_moments(a + t, rows, width, n, sum + t, dot + t);
         else if (n >= STRIP)
-            strip_sums(a + t, b + t, mean + t, rows, stride, STRIP, sum + t, dot + t);
+            strip_sums(a + t, b + t, mean + t, rows, width, STRIP, sum + t, dot + t);
         else
-            strip_sums(a + t, b + t, mean + t, rows, stride, n, sum + t, dot + t);
+            strip_sums(a + t, b + t, mean + t, rows, width, n, sum + t, dot + t);
     }
 }
 
-HL_CLONES static void tile_sums(const float *a, const float *b, const float *mean, int64_t count,
-                                int64_t width, double *sum, double *dot)
+static void load_panel(const hl_tensor *t, int64_t at, int64_t rows, int64_t stride, int64_t width,
+                       float *panel)
 {
-    int64_t full = count / width, rest = full * width;
-    if (full > 0)
-        rows_sums(a, b, mean, full, width, width, sum, dot);
-    if (rest < count)
-        rows_sums(a + rest, b != NULL ? b + rest : NULL, mean, 1, width, count - rest, sum, dot);
+    if (width == stride)
+        hl_tile_load(t, at, rows * width, panel);
+    else
+        for (int64_t r = 0; r < rows; r++)
+            hl_tile_load(t, at + r * stride, width, panel + r * width);
+}
+
+/* Panels of RUN rows and a few columns, so that double sums are touched once in RUN rows however wide the
+ * table is. */
+static void rows_sums(const hl_columns *c, const hl_tensor *a, const hl_tensor *b, const float *mean,
+                      int64_t at, int64_t rows, double *sum, double *dot)
+{
+    float va[HL_TILE], vb[HL_TILE];
+    for (int64_t t = 0; t < c->width; t += PANEL) {
+        int64_t n = c->width - t < PANEL ? c->width - t : PANEL;
+        load_panel(a, at + t, rows, c->width, n, va);
+        if (b != NULL)
+            load_panel(b, at + t, rows, c->width, n, vb);
+        panel_sums(va, b != NULL ? vb : NULL, b != NULL ? mean + t : NULL, rows, n, sum + t, dot + t);
+    }
+}
+
+/* What is left of a block behind its last whole row: less than `width`, and only where rows are repeated. */
+static void rest_sums(const hl_tensor *a, const hl_tensor *b, const float *mean, int64_t at, int64_t count,
+                      double *sum, double *dot)
+{
+    float va[HL_TILE], vb[HL_TILE];
+    hl_tile_load(a, at, count, va);
+    if (b != NULL)
+        hl_tile_load(b, at, count, vb);
+    panel_sums(va, b != NULL ? vb : NULL, mean, 1, count, sum, dot);
 }
 
 static void block_sums(const hl_columns *c, const hl_tensor *a, const hl_tensor *b, const float *mean,
                        int64_t block, double *sum, double *dot)
 {
-    float va[HL_TILE], vb[HL_TILE];
-    int64_t first = hl_row_block_first(c->rows, c->blocks, block) * c->channels;
+    int64_t at = hl_row_block_first(c->rows, c->blocks, block) * c->channels;
     int64_t end = hl_row_block_first(c->rows, c->blocks, block + 1) * c->channels;
-    int64_t width = c->width < HL_TILE ? c->width : HL_TILE;
     for (int64_t t = 0; t < c->width; t++)
         sum[t] = dot[t] = 0.0;
-    for (int64_t at = first, n, offset; at < end; at += n) {
-        n = hl_columns_tile(c, at - first, end - first, &offset);
-        hl_tile_load(a, at, n, va);
-        if (b != NULL)
-            hl_tile_load(b, at, n, vb);
-        tile_sums(va, b != NULL ? vb : NULL, b != NULL ? mean + offset : NULL, n, width, sum + offset,
-                  dot + offset);
+    for (int64_t rows; (rows = (end - at) / c->width) > 0; at += rows * c->width) {
+        rows = rows < RUN ? rows : RUN;
+        rows_sums(c, a, b, mean, at, rows, sum, dot);
     }
+    if (at < end)
+        rest_sums(a, b, mean, at, end - at, sum, dot);
 }
 
 /* Row `into` of `v` += the row `from`. */
