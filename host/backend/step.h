@@ -139,6 +139,7 @@ typedef struct hl_conv_attr {
     const hl_weight_expr *expr;
     bool subfunction; /* see HL_STEP_CONV */
     bool tf32;        /* f32 products may be rounded to tf32 */
+    bool winograd;    /* f32: Winograd's transforms may be used, where the backend has them */
     hl_act act;       /* fused behind the convolution or recombination */
 } hl_conv_attr;
 

@@ -35,6 +35,7 @@ hl_status cli_compute(const cli_values *values, hl_compute *compute)
                             .threads = (int)cli_int(values, "threads"),
                             .deterministic = cli_flag(values, "deterministic"),
                             .autotune = cli_flag(values, "autotune"),
+                            .winograd = cli_flag(values, "winograd"),
                             .log = cli_log(values)};
     compute->projection = (hl_exec)cli_choice(values, "projection-exec");
     if (cli_text(values, "precision") != NULL)

@@ -49,6 +49,7 @@ hl_step *hl_code_step(hl_code *code, hl_step_list *list, hl_step_kind kind, cons
 hl_conv_attr hl_unit_conv_attr(const hl_code *code, const hl_unit *unit)
 {
     return (hl_conv_attr){.tf32 = code->options->tf32,
+                          .winograd = code->options->winograd,
                           .window = unit->node->window,
                           .groups = unit->node->groups,
                           .expr = &unit->expr};

@@ -34,8 +34,9 @@ typedef struct hl_compile_options {
                      */
     bool mix;       /* images are mixed with others of the batch: see hl_program_mixes */
     hl_portion portion;
-    hl_elem elem; /* of activations: f32, bf16 or f16; logits are always f32 */
-    bool tf32;    /* f32: products may be rounded to tf32 */
+    hl_elem elem;  /* of activations: f32, bf16 or f16; logits are always f32 */
+    bool tf32;     /* f32: products may be rounded to tf32 */
+    bool winograd; /* f32: Winograd's transforms may be used */
     hl_projection_exec projection;
     float mean[4], std[4];
     float smoothing;         /* of labels */

@@ -112,6 +112,7 @@ hl_status hl_features_program(const hl_session *s, int64_t batch, hl_number_type
     o.portion = HL_PORTION_FIXED;
     o.elem = type.elem;
     o.tf32 = type.tf32;
+    o.winograd = type.winograd;
     o.run = &s->run;
     return hl_program_compile(s->model->graph, s->backend, &o, program);
 }

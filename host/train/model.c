@@ -335,12 +335,18 @@ hl_status hl_model_number_type(const hl_model *m, const hl_compute *compute, boo
         return hl_fail(HL_E_UNSUPPORTED, subject, "choose fp32 or bf16", "%s does not compute in it",
                        m->backend->device);
     }
+    type->winograd = compute != NULL && compute->winograd;
+    if (type->winograd && (precision != HL_PRECISION_FP32 || !m->backend->host_memory))
+        return hl_fail(HL_E_ARG, "--winograd", "leave it out, or give --device cpu --precision fp32",
+                       "it is for fp32 on the CPU, not for %s on %s", precision_names[precision],
+                       m->backend->host_memory ? "the CPU" : "a GPU");
     return HL_OK;
 }
 
 const char *hl_number_type_name(hl_number_type type)
 {
-    return type.tf32                   ? "tf32"
+    return type.winograd               ? "fp32 winograd"
+           : type.tf32                 ? "tf32"
            : type.elem == HL_ELEM_BF16 ? "bf16"
            : type.elem == HL_ELEM_F16  ? "fp16"
                                        : "fp32";

@@ -33,16 +33,16 @@ struct hl_model {
 hl_status hl_model_place(hl_model *model, const hl_compute *compute);
 
 /* What numbers are computed with: the element type of activations, and whether products may be rounded to
- * tf32. */
+ * tf32 or computed by Winograd's transforms. */
 typedef struct hl_number_type {
     hl_elem elem;
-    bool tf32;
+    bool tf32, winograd;
 } hl_number_type;
 /* Of compute->precision (`compute` may be NULL); `training` decides what the default is. HL_E_UNSUPPORTED
  * where the device has it not. */
 hl_status hl_model_number_type(const hl_model *model, const hl_compute *compute, bool training,
                                hl_number_type *type);
-/* "fp32", "tf32", "bf16", "fp16" */
+/* "fp32", "tf32", "bf16", "fp16", "fp32 winograd" */
 const char *hl_number_type_name(hl_number_type type);
 
 /* Fills in what programs of this model have in common. */

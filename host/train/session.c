@@ -48,6 +48,7 @@ static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_
     options.training = training;
     options.elem = type.elem;
     options.tf32 = type.tf32;
+    options.winograd = type.winograd;
     options.run = &s->run;
     options.beside = largest(s);
     options.portion = s->features ? HL_PORTION_CHANGING : HL_PORTION_ALL;
@@ -60,6 +61,11 @@ static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_
     return hl_program_compile(s->model->graph, s->backend, &options, program);
 }
 
+static bool same_type(hl_number_type a, hl_number_type b)
+{
+    return a.elem == b.elem && a.tf32 == b.tf32 && a.winograd == b.winograd;
+}
+
 hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_number_type type,
                              hl_program **program)
 {
@@ -68,7 +74,7 @@ hl_status hl_session_program(hl_session *s, int64_t batch, bool training, hl_num
     for (int i = 0; i < HL_SESSION_PROGRAMS && !found; i++) {
         found = s->slots[i].program != NULL && s->slots[i].batch == batch &&
                 s->slots[i].training == training && s->slots[i].features == s->features &&
-                s->slots[i].type.elem == type.elem && s->slots[i].type.tf32 == type.tf32;
+                same_type(s->slots[i].type, type);
         if (found || s->slots[i].used < s->slots[slot].used)
             slot = i;
     }

@@ -31,9 +31,11 @@ typedef struct hl_compute {
     hl_exec projection;
     const char *device; /* "cpu", "cuda" or "cuda:N"; NULL: cuda where one is usable, else cpu */
     bool deterministic; /* the same bits every time; on the CPU it is always so */
-    bool autotune;      /* CUDA: implementations are chosen by timing them, and remembered */
-    int threads;        /* 0: all cores */
-    const hl_log *log;  /* NULL: silent */
+    bool winograd;     /* CPU, fp32: 3x3 convolutions of stride 1 by F(4x4,3x3), which multiplies a quarter as
+                          often and     rounds coarser */
+    bool autotune;     /* CUDA: implementations are chosen by timing them, and remembered */
+    int threads;       /* 0: all cores */
+    const hl_log *log; /* NULL: silent */
 } hl_compute;
 
 /* Metrics of one pass over a split. */

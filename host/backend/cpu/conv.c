@@ -84,6 +84,7 @@ static hl_status attributes(const hl_step *step, residual_form form, const dnnl_
 typedef struct problem {
     hl_conv_form form;
     dnnl_memory_desc_t x, w, b, y, residual;
+    dnnl_memory_desc_t channels_last; /* y as others read it */
     const dnnl_memory_desc_t *bias;
     residual_form residual_form;
     dnnl_primitive_desc_t pd;
@@ -116,6 +117,18 @@ static dnnl_status_t try_choice(const hl_cpu *cpu, const hl_step *step, problem 
     return status;
 }
 
+static bool try_winograd(const hl_cpu *cpu, const hl_step *step, problem *p)
+{
+    dnnl_primitive_attr_t attr;
+    p->residual_form = operand(step, RESIDUAL) != NULL ? RESIDUAL_SUM : RESIDUAL_NONE;
+    if (!p->form.winograd || attributes(step, p->residual_form, &p->residual, &attr) != HL_OK)
+        return false;
+    bool done = hl_conv_choose_winograd(cpu, &p->form, dnnl_forward_inference, &p->x, &p->w, p->bias, &p->y,
+                                        attr, &p->pd);
+    dnnl_primitive_attr_destroy(attr);
+    return done;
+}
+
 /* The ordered choices: fast implementations first, the reference last. */
 static hl_status choose(const hl_cpu *cpu, const hl_step *step, problem *p)
 {
@@ -124,6 +137,8 @@ static hl_status choose(const hl_cpu *cpu, const hl_step *step, problem *p)
         bool reference;
     } choices[] = {{RESIDUAL_OPERAND, false}, {RESIDUAL_SUM, false}, {RESIDUAL_SUM, true}};
     bool residual = operand(step, RESIDUAL) != NULL;
+    if (try_winograd(cpu, step, p))
+        return HL_OK;
     dnnl_status_t status = dnnl_unimplemented;
     for (size_t i = 0; i < sizeof choices / sizeof *choices && status != dnnl_success; i++)
         status =
@@ -156,6 +171,7 @@ static hl_status describe(const hl_step *step, problem *p)
     /* Convolutions compute in the element type of their weights. */
     HL_TRY(hl_dnnl_activation_desc(step, x->shape, w->elem, p->form.matrix, &p->x));
     HL_TRY(hl_dnnl_activation_desc(step, y->shape, y->elem, p->form.matrix, &p->y));
+    p->channels_last = p->y;
     HL_TRY(hl_conv_weights_any(step, &p->form, hl_dnnl_type(w->elem), &p->w));
     if (operand(step, BIAS) != NULL) {
         HL_TRY(hl_dnnl_plain_desc(step, 1, &y->shape.c, dnnl_f32, &p->b));
@@ -178,7 +194,7 @@ static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_
     HL_TRY(hl_conv_weights_native(step, &p->form, w, &have_w));
     HL_TRY(hl_dnnl_activation_desc(step, x->shape, x->elem, p->form.matrix, &have_x));
 
-    hl_dnnl_place x_place, w_place, y_place = {.tensor = y};
+    hl_dnnl_place x_place, w_place, y_place = hl_dnnl_output_place(exec, y, &p->y, &p->channels_last);
     hl_dnnl_call *call;
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, x, &have_x, &p->x, &x_place));
     HL_TRY(hl_dnnl_add_input(cpu, step, exec, w, &have_w, wanted, &w_place));
@@ -195,6 +211,7 @@ static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_
     if (p->residual_form == RESIDUAL_OPERAND)
         HL_TRY(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
                                 &p->residual, (hl_dnnl_place){.tensor = residual}));
+    HL_TRY(hl_dnnl_add_output(cpu, step, exec, y_place, &p->y, y, &p->channels_last));
     step->scratch_bytes = exec->scratch_bytes;
     return HL_OK;
 }

@@ -20,6 +20,8 @@ void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv
     form->pixelwise =
         w->kh == 1 && w->kw == 1 && w->sh == 1 && w->sw == 1 && padding == 0 && form->groups == 1;
     form->matrix = x.h == 1 && x.w == 1 && w->kh == 1 && w->kw == 1 && padding == 0 && form->groups == 1;
+    form->winograd = conv->winograd && form->groups == 1 && w->kh == 3 && w->kw == 3 && w->sh == 1 &&
+                     w->sw == 1 && w->dh == 1 && w->dw == 1;
     form->strides[0] = w->sh;
     form->strides[1] = w->sw;
     /* oneDNN counts the holes between taps, step.h the distance. */
@@ -81,25 +83,49 @@ dnnl_status_t hl_conv_choose(const hl_cpu *cpu, const hl_conv_form *form, dnnl_p
         dnnl_convolution_desc_t conv;
         dnnl_inner_product_desc_t product;
     } desc;
-    const dnnl_alg_kind_t direct = dnnl_convolution_direct;
+    const dnnl_alg_kind_t kind = form->winograd ? dnnl_convolution_winograd : dnnl_convolution_direct;
     dnnl_status_t status;
+    /* For inference Winograd wants weights already transformed, in a layout that nothing else reads. */
+    if (pass == dnnl_forward_inference && form->winograd)
+        pass = dnnl_forward_training;
     if (pass == dnnl_backward_data && form->matrix)
         status = dnnl_inner_product_backward_data_desc_init(&desc.product, x, w, y);
     else if (pass == dnnl_backward_data)
-        status = dnnl_dilated_convolution_backward_data_desc_init(&desc.conv, direct, x, w, y, form->strides,
+        status = dnnl_dilated_convolution_backward_data_desc_init(&desc.conv, kind, x, w, y, form->strides,
                                                                   form->dilates, form->before, form->after);
     else if (pass == dnnl_backward_weights && form->matrix)
         status = dnnl_inner_product_backward_weights_desc_init(&desc.product, x, w, b, y);
     else if (pass == dnnl_backward_weights)
         status = dnnl_dilated_convolution_backward_weights_desc_init(
-            &desc.conv, direct, x, w, b, y, form->strides, form->dilates, form->before, form->after);
+            &desc.conv, kind, x, w, b, y, form->strides, form->dilates, form->before, form->after);
     else if (form->matrix)
         status = dnnl_inner_product_forward_desc_init(&desc.product, pass, x, w, b, y);
     else
-        status = dnnl_dilated_convolution_forward_desc_init(
-            &desc.conv, pass, direct, x, w, b, y, form->strides, form->dilates, form->before, form->after);
+        status = dnnl_dilated_convolution_forward_desc_init(&desc.conv, pass, kind, x, w, b, y, form->strides,
+                                                            form->dilates, form->before, form->after);
     *pd = NULL;
     return status != dnnl_success ? status : dnnl_primitive_desc_create(pd, &desc, attr, cpu->engine, NULL);
+}
+
+bool hl_conv_choose_winograd(const hl_cpu *cpu, hl_conv_form *form, dnnl_prop_kind_t pass,
+                             dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w, const dnnl_memory_desc_t *b,
+                             dnnl_memory_desc_t *y, const_dnnl_primitive_attr_t attr,
+                             dnnl_primitive_desc_t *pd)
+{
+    dnnl_memory_desc_t any_x, any_y;
+    form->winograd = form->winograd && x->data_type == dnnl_f32 && y->data_type == dnnl_f32 &&
+                     dnnl_memory_desc_init_by_tag(&any_x, x->ndims, x->dims, dnnl_f32, dnnl_format_tag_any) ==
+                         dnnl_success &&
+                     dnnl_memory_desc_init_by_tag(&any_y, y->ndims, y->dims, dnnl_f32, dnnl_format_tag_any) ==
+                         dnnl_success &&
+                     hl_conv_choose(cpu, form, pass, &any_x, w, b, &any_y, attr, pd) == dnnl_success;
+    if (form->winograd) {
+        dnnl_query_t of_x = pass == dnnl_backward_data ? dnnl_query_diff_src_md : dnnl_query_src_md,
+                     of_y = pass == dnnl_forward_inference ? dnnl_query_dst_md : dnnl_query_diff_dst_md;
+        *x = *dnnl_primitive_desc_query_md(*pd, of_x, 0);
+        *y = *dnnl_primitive_desc_query_md(*pd, of_y, 0);
+    }
+    return form->winograd;
 }
 
 void hl_conv_report(const hl_cpu *cpu, const hl_step *step, const_dnnl_primitive_desc_t pd)

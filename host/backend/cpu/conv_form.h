@@ -8,6 +8,7 @@ typedef struct hl_conv_form {
     bool matrix; /* a 1x1 convolution of 1x1 maps: an inner product */
     bool
         pixelwise; /* a 1x1 convolution that reads every pixel once: a product over all pixels of the batch */
+    bool winograd; /* by F(4x4,3x3), if oneDNN has that for the pass; a wish until hl_conv_choose_winograd */
     int weight_ndims;
     int64_t weight_dims[5]; /* [O,I], [O,I,kh,kw] or, with groups, [G,O/G,I/G,kh,kw] */
     int64_t groups;         /* as oneDNN sees it: the input channels in sub-function form */
@@ -39,6 +40,13 @@ dnnl_status_t hl_conv_choose(const hl_cpu *cpu, const hl_conv_form *form, dnnl_p
                              const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w,
                              const dnnl_memory_desc_t *b, const dnnl_memory_desc_t *y,
                              const_dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *pd);
+
+/* The same by Winograd's algorithm, in fp32, with activations in the layouts that it wants: *x and *y become
+ * those. False, and form->winograd is cleared, where it is not wished for or not to be had. */
+bool hl_conv_choose_winograd(const hl_cpu *cpu, hl_conv_form *form, dnnl_prop_kind_t pass,
+                             dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w, const dnnl_memory_desc_t *b,
+                             dnnl_memory_desc_t *y, const_dnnl_primitive_attr_t attr,
+                             dnnl_primitive_desc_t *pd);
 
 /* Tells the log when nothing better than oneDNN's plain loops was found. */
 void hl_conv_report(const hl_cpu *cpu, const hl_step *step, const_dnnl_primitive_desc_t pd);

@@ -33,30 +33,34 @@ static hl_status check_weight(const hl_cpu *cpu, const hl_step *step)
     return hl_conv_check(step, step->in[0], step->in[1]);
 }
 
-static hl_status choose(const hl_cpu *cpu, const hl_step *step, const hl_conv_form *form,
-                        dnnl_prop_kind_t pass, const dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w,
-                        const dnnl_memory_desc_t *y, dnnl_primitive_desc_t *pd)
+/* Where Winograd's algorithm is taken, x and y become the layouts it wants. */
+static hl_status choose(const hl_cpu *cpu, const hl_step *step, hl_conv_form *form, dnnl_prop_kind_t pass,
+                        dnnl_memory_desc_t *x, const dnnl_memory_desc_t *w, dnnl_memory_desc_t *y,
+                        dnnl_primitive_desc_t *pd)
 {
     dnnl_primitive_attr_t attr;
     HL_TRY(hl_dnnl_attr_create(step, &attr));
-    dnnl_status_t status = hl_conv_choose(cpu, form, pass, x, w, NULL, y, attr, pd);
+    dnnl_status_t status = dnnl_success;
+    if (!hl_conv_choose_winograd(cpu, form, pass, x, w, NULL, y, attr, pd))
+        status = hl_conv_choose(cpu, form, pass, x, w, NULL, y, attr, pd);
     dnnl_primitive_attr_destroy(attr);
     return hl_cpu_dnnl_status(
         status, step, pass == dnnl_backward_data ? "choose a data gradient" : "choose a weight gradient");
 }
 
-static hl_status assemble_data(hl_cpu *cpu, hl_step *step, const hl_conv_form *form, hl_dnnl_exec *exec)
+static hl_status assemble_data(hl_cpu *cpu, hl_step *step, hl_conv_form *form, hl_dnnl_exec *exec)
 {
     hl_tensor *dy = step->in[0], *w = step->in[1], *dx = step->out[0];
-    dnnl_memory_desc_t have_y, have_w, y, any, x;
-    HL_TRY(hl_dnnl_activation_desc(step, dx->shape, dx->elem, form->matrix, &x));
+    dnnl_memory_desc_t have_x, have_y, have_w, y, any, x;
+    HL_TRY(hl_dnnl_activation_desc(step, dx->shape, dx->elem, form->matrix, &have_x));
+    x = have_x;
     HL_TRY(hl_dnnl_activation_desc(step, dy->shape, dy->elem, form->matrix, &have_y));
     HL_TRY(hl_dnnl_activation_desc(step, dy->shape, w->elem, form->matrix, &y));
     HL_TRY(hl_conv_weights_any(step, form, hl_dnnl_type(w->elem), &any));
 
     dnnl_primitive_desc_t pd = NULL;
     hl_status status = choose(cpu, step, form, dnnl_backward_data, &x, &any, &y, &pd);
-    if (status == HL_OK && w->native != NULL) {
+    if (status == HL_OK && w->native != NULL && !form->winograd) {
         /* As in the forward pass: the layout that is there if a fast implementation takes it. */
         HL_TRY_GOTO(hl_conv_weights_native(step, form, w, &have_w), status, done);
         dnnl_primitive_desc_t fixed = NULL;
@@ -72,15 +76,15 @@ static hl_status assemble_data(hl_cpu *cpu, hl_step *step, const hl_conv_form *f
     if (w->native == NULL)
         HL_TRY_GOTO(hl_dnnl_set_native(step, w, wanted), status, done);
     HL_TRY_GOTO(hl_conv_weights_native(step, form, w, &have_w), status, done);
-    hl_dnnl_place y_place, w_place;
+    hl_dnnl_place x_place = hl_dnnl_output_place(exec, dx, &x, &have_x), y_place, w_place;
     hl_dnnl_call *call;
     HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, dy, &have_y, &y, &y_place), status, done);
     HL_TRY_GOTO(hl_dnnl_add_input(cpu, step, exec, w, &have_w, wanted, &w_place), status, done);
     HL_TRY_GOTO(hl_dnnl_add_call(cpu, step, exec, pd, &call), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_DST, &y, y_place), status, done);
     HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_WEIGHTS, wanted, w_place), status, done);
-    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_SRC, &x, (hl_dnnl_place){.tensor = dx}),
-                status, done);
+    HL_TRY_GOTO(hl_dnnl_call_arg(cpu, step, call, DNNL_ARG_DIFF_SRC, &x, x_place), status, done);
+    HL_TRY_GOTO(hl_dnnl_add_output(cpu, step, exec, x_place, &x, dx, &have_x), status, done);
     hl_conv_report(cpu, step, pd);
 done:
     if (pd != NULL)
@@ -176,7 +180,7 @@ static void release_weight(hl_cpu *cpu, hl_step *step)
 
 /* Is oneDNN's choice one of its kernels made for depthwise convolutions ("jit_dw:...")? They are the fastest;
  * what it takes otherwise (windows wider than 3, dilation) runs at a few GFLOP/s. */
-static bool has_depthwise_kernel(const hl_cpu *cpu, const hl_step *step, const hl_conv_form *form)
+static bool has_depthwise_kernel(const hl_cpu *cpu, const hl_step *step, hl_conv_form *form)
 {
     const hl_tensor *in_x = step->in[0], *in_y = step->in[1];
     dnnl_memory_desc_t x, y, w;

@@ -89,6 +89,23 @@ hl_status hl_dnnl_add_input(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec
     return HL_OK;
 }
 
+hl_dnnl_place hl_dnnl_output_place(hl_dnnl_exec *exec, const hl_tensor *tensor,
+                                   const dnnl_memory_desc_t *made, const dnnl_memory_desc_t *have)
+{
+    return dnnl_memory_desc_equal(made, have)
+               ? (hl_dnnl_place){.tensor = tensor}
+               : (hl_dnnl_place){.offset = hl_dnnl_reserve(exec, dnnl_memory_desc_get_size(made))};
+}
+
+hl_status hl_dnnl_add_output(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec, hl_dnnl_place place,
+                             const dnnl_memory_desc_t *made, const hl_tensor *tensor,
+                             const dnnl_memory_desc_t *have)
+{
+    return place.tensor != NULL
+               ? HL_OK
+               : hl_dnnl_add_reorder(cpu, step, exec, made, place, have, (hl_dnnl_place){.tensor = tensor});
+}
+
 hl_status hl_dnnl_exec_bind(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec, void *scratch)
 {
     for (int c = 0; c < exec->count; c++) {

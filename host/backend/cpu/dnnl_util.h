@@ -54,6 +54,14 @@ hl_status hl_dnnl_add_input(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec
                             const dnnl_memory_desc_t *have, const dnnl_memory_desc_t *want,
                             hl_dnnl_place *place);
 
+/* Where an output that is made as `made` goes, if it lies in `tensor` as `have`: there where the two are
+ * equal, else to scratch; hl_dnnl_add_output then brings it from scratch to the tensor. */
+hl_dnnl_place hl_dnnl_output_place(hl_dnnl_exec *exec, const hl_tensor *tensor,
+                                   const dnnl_memory_desc_t *made, const dnnl_memory_desc_t *have);
+hl_status hl_dnnl_add_output(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec, hl_dnnl_place place,
+                             const dnnl_memory_desc_t *made, const hl_tensor *tensor,
+                             const dnnl_memory_desc_t *have);
+
 /* Over the whole list. Releasing takes NULL and half-built lists, and does not free `exec` itself. */
 hl_status hl_dnnl_exec_bind(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec, void *scratch);
 hl_status hl_dnnl_exec_run(hl_cpu *cpu, const hl_step *step, const hl_dnnl_exec *exec);
