@@ -5,8 +5,8 @@ time of its convolutions alone a step of heirloom takes (the floor ratio).
     bench.py [--device cpu|cuda] [--models ...] [--methods ...] [--norms ...] [--batch-sizes ...] [--precisions ...] [--rounds N]
              [--compile] [--out NAME]
 
-A method with +features behind it (linear+features) is heirloom with kept features, which is every epoch but the first without
-augmentation; PyTorch runs the whole network. Writes docs/benchmarks/NAME.md and NAME.json, and prints the table. Cells that --out has
+What follows a + is for heirloom alone: linear+features is with kept features, which is every epoch but the first without
+augmentation; full+winograd is with --winograd (fp32). Writes docs/benchmarks/NAME.md and NAME.json, and prints the table. Cells that --out has
 from an earlier run stay with --add."""
 
 import argparse
@@ -64,15 +64,14 @@ def check_losses(row, ours, theirs):
 
 
 def measure(args, model, method, norm, batch, precision):
-    plain, _, later = method.partition("+")
+    plain, *extras = method.split("+")
     common = ["--model", model, "--method", plain, "--batch-size", str(batch), "--precision", precision, "--steps", str(args.steps),
               "--device", args.device, "--norm", norm]  # fmt: skip
     if not args.alone:
         common += ["--weights", start_weights(args, model)]
     ours_command = [args.program, "bench", *common, "--image-size", str(args.image_size), "--json", "--quiet"]
     theirs_command = [args.python, "scripts/bench_pytorch.py", *common, "--image-size", str(args.image_size)]
-    if later == "features":
-        ours_command.append("--features")
+    ours_command += [f"--{extra}" for extra in extras]
     modes = {} if args.alone else {"eager": theirs_command}
     if args.device != "cpu":
         ours_command.append("--autotune")

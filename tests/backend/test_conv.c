@@ -64,7 +64,8 @@ typedef struct passes {
 } passes;
 
 /* False: the backend cannot compute this. */
-static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem)
+static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem,
+                        bool winograd)
 {
     rig_open(&p->rig);
     p->ref = ref_conv_make(c->x, c->outputs, c->groups, c->window);
@@ -74,7 +75,7 @@ static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_e
     const int64_t dims[4] = {c->outputs, c->x.c / c->groups, c->window.kh, c->window.kw};
     p->expr =
         (hl_weight_expr){.kind = HL_WEIGHT_PLAIN, .weight = rig_param(&p->rig, "weight", true, 4, dims)};
-    hl_conv_attr conv = {.window = c->window, .groups = c->groups, .expr = &p->expr};
+    hl_conv_attr conv = {.window = c->window, .groups = c->groups, .expr = &p->expr, .winograd = winograd};
     p->x = rig_tensor(&p->rig, "x", p->ref.x, elem);
     p->y = rig_tensor(&p->rig, "y", p->ref.y, y_elem);
     p->dx = rig_tensor(&p->rig, "dx", p->ref.x, elem);
@@ -123,7 +124,7 @@ static void expect_equal(const conv_case *c, const char *what, hl_elem elem, con
 static bool expect_exact(const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem)
 {
     passes p;
-    if (!passes_open(&p, c, elem, y_elem, dy_elem))
+    if (!passes_open(&p, c, elem, y_elem, dy_elem, false))
         return false;
     double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
     double *y = rig_array(p.ny), *dx = rig_array(p.nx), *dw = rig_array(p.nw);
@@ -198,7 +199,7 @@ static void absolute_values(double *values, int64_t count)
 static void expect_accurate(const conv_case *c, hl_elem elem)
 {
     passes p;
-    cr_assert(passes_open(&p, c, elem, elem, elem));
+    cr_assert(passes_open(&p, c, elem, elem, elem, false));
     double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
     double *y = rig_array(p.ny), *dx = rig_array(p.nx), *dw = rig_array(p.nw);
     double *abs_y = rig_array(p.ny), *abs_dx = rig_array(p.nx), *abs_dw = rig_array(p.nw);
@@ -244,11 +245,76 @@ Test(conv, bf16_passes_err_within_the_bound_of_their_sums)
         expect_accurate(&cases[i], HL_ELEM_BF16);
 }
 
+static double norm_of_difference(const double *a, const double *b, int64_t count)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < count; i++)
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return sqrt(sum);
+}
+
+static void expect_norm(const char *name, const char *what, const double *got, const double *want,
+                        int64_t count)
+{
+    double *zero = rig_array(count);
+    double error = norm_of_difference(got, want, count), size = norm_of_difference(want, zero, count);
+    cr_assert(error <= 4e-6 * size, "%s, %s: off by %g of its norm", name, what, error / size);
+    free(zero);
+}
+
+/* F(4x4,3x3) computes each output from sums up to 48 times as large as its terms in each direction; rounding
+ * errors, which are random, come out at 2^-24 times ten to twenty in the norm (seen: 7 to 18). */
+static void expect_winograd(const conv_case *c)
+{
+    passes p;
+    cr_assert(passes_open(&p, c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32, true));
+    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
+    double *y = rig_array(p.ny), *dx = rig_array(p.nx), *dw = rig_array(p.nw);
+    double *got_y = rig_array(p.ny), *got_dx = rig_array(p.nx), *got_dw = rig_array(p.nw);
+    rig_fill_uniform(x, p.nx, HL_ELEM_F32, 1);
+    rig_fill_uniform(w, p.nw, HL_ELEM_F32, 2);
+    rig_fill_uniform(dy, p.ny, HL_ELEM_F32, 3);
+    ref_conv_forward(&p.ref, x, w, y);
+    ref_conv_data(&p.ref, dy, w, dx);
+    ref_conv_weight(&p.ref, x, dy, dw);
+    for (int run = 0; run < 2; run++) { /* results do not depend on what scratch held */
+        passes_run(&p, x, w, dy);
+        rig_get(p.y, got_y);
+        rig_get(p.dx, got_dx);
+        for (int64_t i = 0; i < p.nw; i++)
+            got_dw[i] = (double)p.expr.weight->grad[i];
+        expect_norm(c->name, "y", got_y, y, p.ny);
+        expect_norm(c->name, "dx", got_dx, dx, p.nx);
+        expect_norm(c->name, "dw", got_dw, dw, p.nw);
+    }
+    double *const arrays[] = {x, w, dy, y, dx, dw, got_y, got_dx, got_dw};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    rig_close(&p.rig);
+}
+
+Test(conv, winograd_errs_little)
+{
+    static const conv_case wino[] = {
+        {"56 wide", {1, 20, 56, 64}, 64, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {"14 wide, more outputs", {2, 14, 14, 64}, 128, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {"7 wide", {3, 7, 7, 128}, 96, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {"no padding", {2, 12, 9, 32}, 48, 1, {3, 3, 1, 1, 1, 1, 0, 0, 0, 0}},
+        {"padding on one side, so not by Winograd", {2, 12, 9, 32}, 16, 1, {3, 3, 1, 1, 1, 1, 0, 1, 0, 1}},
+        {"channels that are no multiple of 16", {2, 12, 9, 20}, 33, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {"1 pixel", {4, 1, 1, 16}, 32, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+        {"strided, so not by Winograd", {2, 9, 8, 16}, 32, 1, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}},
+        {"grouped, so not by Winograd", {2, 9, 8, 32}, 32, 2, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
+    };
+    for (size_t i = 0; i < sizeof wino / sizeof *wino; i++)
+        expect_winograd(&wino[i]);
+}
+
 Test(conv, weight_gradients_accumulate_over_micro_batches)
 {
     const conv_case *c = &cases[0];
     passes p;
-    cr_assert(passes_open(&p, c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32));
+    cr_assert(passes_open(&p, c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32, false));
     double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny), *dw = rig_array(p.nw);
     rig_fill_integers(x, p.nx, 3, 1);
     rig_fill_integers(dy, p.ny, 3, 3);
@@ -271,7 +337,7 @@ Test(conv, depthwise_gradients_of_wide_windows_do_not_depend_on_the_number_of_th
 {
     const conv_case c = {"depthwise 5x5", {3, 21, 20, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}};
     passes p;
-    cr_assert(passes_open(&p, &c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32));
+    cr_assert(passes_open(&p, &c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32, false));
     double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
     rig_fill_uniform(x, p.nx, HL_ELEM_F32, 1);
     rig_fill_uniform(dy, p.ny, HL_ELEM_F32, 3);

@@ -89,6 +89,8 @@ Test(bad_input, of_command_lines)
         {"train --data x --out y --model resnet18 --class-weights balanced", 2, "not available"},
         {"bench --model resnet18 --precision fp16 --device cpu", 2, "does not compute in it"},
         {"bench --model resnet18 --precision tf32 --device cpu", 2, "does not compute in it"},
+        {"bench --model resnet18 --precision bf16 --winograd --device cpu", 2,
+         "give --device cpu --precision fp32"},
         {"bench --model resnet18 --precision fp8", 2, "choices are fp32|tf32|bf16|fp16"},
         {"inspect --model resnet18 --json=1", 2, "takes no value"},
         {"predict", 2, "IMAGE"},

@@ -292,6 +292,35 @@ Test(trainer, bf16_trains_much_as_fp32_does)
     cr_assert_neq(loss[1], loss[0], "bf16 rounds differently");
 }
 
+/* 2^-24 times some twenty a layer (tests/backend/test_conv.c), through 17 layers. */
+Test(trainer, winograd_trains_as_direct_convolutions_do_and_resumes_with_its_like_only)
+{
+    double loss[2];
+    char out[512];
+    for (int winograd = 0; winograd < 2; winograd++) {
+        snprintf(out, sizeof out, "%s%d", run, winograd);
+        hl_train_options options = toy_options(out);
+        hl_train_result result;
+        options.compute.device = "cpu";
+        options.compute.winograd = winograd == 1;
+        options.max_steps = 3;
+        hl_model *model = toy_model("resnet18", CLASSES, "projection", HL_NORM_FROZEN);
+        cr_assert_eq(hl_train(model, data, &options, &result), HL_OK, "%s", hl_last_error());
+        loss[winograd] = result.last.loss;
+        hl_model_destroy(model);
+    }
+    cr_assert_float_eq(loss[0], loss[1], 1e-4 * loss[0], "%.9g and %.9g", loss[0], loss[1]);
+    hl_train_options options = toy_options(out);
+    hl_train_result result;
+    options.compute.device = "cpu";
+    options.max_steps = 3;
+    options.resume = true;
+    hl_model *model = toy_model("resnet18", CLASSES, "projection", HL_NORM_FROZEN);
+    cr_assert_neq(hl_train(model, data, &options, &result), HL_OK);
+    cr_assert_not_null(strstr(hl_last_error(), "fp32 winograd"), "%s", hl_last_error());
+    hl_model_destroy(model);
+}
+
 Test(trainer, projection_and_linear_begin_with_the_same_loss)
 {
     double loss[2];

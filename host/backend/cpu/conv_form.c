@@ -20,7 +20,9 @@ void hl_conv_form_make(const hl_conv_attr *conv, hl_shape x, hl_shape y, hl_conv
     form->pixelwise =
         w->kh == 1 && w->kw == 1 && w->sh == 1 && w->sw == 1 && padding == 0 && form->groups == 1;
     form->matrix = x.h == 1 && x.w == 1 && w->kh == 1 && w->kw == 1 && padding == 0 && form->groups == 1;
-    form->winograd = conv->winograd && form->groups == 1 && w->kh == 3 && w->kw == 3 && w->sh == 1 &&
+    /* With unequal padding oneDNN's data gradient is wrong (2.6.3). */
+    bool even = w->top == w->bottom && w->left == w->right && w->top == w->left && w->top <= 1;
+    form->winograd = conv->winograd && even && form->groups == 1 && w->kh == 3 && w->kw == 3 && w->sh == 1 &&
                      w->sw == 1 && w->dh == 1 && w->dw == 1;
     form->strides[0] = w->sh;
     form->strides[1] = w->sw;
