@@ -106,15 +106,22 @@ hl_status hl_dnnl_add_output(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exe
                : hl_dnnl_add_reorder(cpu, step, exec, made, place, have, (hl_dnnl_place){.tensor = tensor});
 }
 
+static void *address_of(const hl_dnnl_place *place, void *scratch)
+{
+    if (place->tensor != NULL)
+        return place->tensor->data;
+    if (place->param != NULL)
+        return place->param->value;
+    return place->param_grad != NULL ? (void *)place->param_grad->grad : (char *)scratch + place->offset;
+}
+
 hl_status hl_dnnl_exec_bind(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec, void *scratch)
 {
     for (int c = 0; c < exec->count; c++) {
         hl_dnnl_call *call = &exec->calls[c];
         for (int a = 0; a < call->count; a++) {
             const hl_dnnl_place *place = &call->places[a];
-            void *address = place->tensor != NULL  ? place->tensor->data
-                            : place->param != NULL ? (void *)place->param->value
-                                                   : (char *)scratch + place->offset;
+            void *address = address_of(place, scratch);
             HL_DNNL(dnnl_memory_set_data_handle_v2(call->args[a].memory, address, cpu->stream), step,
                     "bind an argument");
         }

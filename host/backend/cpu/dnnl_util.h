@@ -7,12 +7,12 @@
 
 enum { HL_DNNL_MAX_ARGS = 8, HL_DNNL_MAX_CALLS = 8 };
 
-/* Where an argument lies: in a tensor, in a parameter, or at an offset of the step's scratch where both are
- * NULL. */
+/* Where an argument lies: in a tensor, in a parameter or its gradient, or else at an offset of the step's
+ * scratch. */
 typedef struct hl_dnnl_place {
     const hl_tensor *tensor;
     size_t offset;
-    const hl_param *param;
+    const hl_param *param, *param_grad;
 } hl_dnnl_place;
 
 /* One use of a primitive. */

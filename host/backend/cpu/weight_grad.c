@@ -7,6 +7,9 @@ typedef struct weight_grad {
     hl_dnnl_exec exec; /* layout of the convolution's gradient -> C order; empty where it has that order */
     size_t offset;
     const float *plain;
+    /* The same straight to the parameter's gradient, where the two are the same thing and nothing is there
+     * yet to be added to. */
+    hl_dnnl_exec straight;
 } weight_grad;
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
@@ -21,34 +24,46 @@ static void release(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
     weight_grad *g = step->exec;
-    if (g != NULL)
+    if (g != NULL) {
         hl_dnnl_exec_release(&g->exec);
+        hl_dnnl_exec_release(&g->straight);
+    }
     free(g);
     step->exec = NULL;
 }
 
-static hl_status prepare(hl_cpu *cpu, hl_step *step)
+static hl_status reorders(hl_cpu *cpu, hl_step *step, weight_grad *g)
 {
     const hl_tensor *dw = step->in[0];
     const dnnl_memory_desc_t *native = dw->native;
+    const hl_weight_expr *e = step->conv.expr;
+    dnnl_memory_desc_t plain;
+    hl_dnnl_place place;
+    if (native == NULL) /* without a layout of its own it has C order */
+        return HL_OK;
+    HL_TRY(hl_dnnl_plain_desc(step, native->ndims, native->dims, dnnl_f32, &plain));
+    HL_TRY(hl_dnnl_add_input(cpu, step, &g->exec, dw, native, &plain, &place));
+    g->offset = place.offset;
+    bool same = e->kind == HL_WEIGHT_PLAIN && e->norm_var == NULL;
+    return same && g->exec.count > 0
+               ? hl_dnnl_add_reorder(cpu, step, &g->straight, native, (hl_dnnl_place){.tensor = dw}, &plain,
+                                     (hl_dnnl_place){.param_grad = e->weight})
+               : HL_OK;
+}
+
+static hl_status prepare(hl_cpu *cpu, hl_step *step)
+{
     weight_grad *g = calloc(1, sizeof *g);
     if (g == NULL)
         return hl_fail_nomem(step->name, sizeof *g);
     step->exec = g;
-    /* Without a layout of its own it has C order. */
-    if (native != NULL) {
-        dnnl_memory_desc_t plain;
-        hl_status status = hl_dnnl_plain_desc(step, native->ndims, native->dims, dnnl_f32, &plain);
-        hl_dnnl_place place;
-        if (status == HL_OK)
-            status = hl_dnnl_add_input(cpu, step, &g->exec, dw, native, &plain, &place);
-        if (status != HL_OK) {
-            release(cpu, step);
-            return status;
-        }
-        g->offset = place.offset;
+    hl_status status = reorders(cpu, step, g);
+    if (status != HL_OK) {
+        release(cpu, step);
+        return status;
     }
-    step->scratch_bytes = g->exec.scratch_bytes;
+    step->scratch_bytes =
+        g->exec.scratch_bytes > g->straight.scratch_bytes ? g->exec.scratch_bytes : g->straight.scratch_bytes;
     return HL_OK;
 }
 
@@ -56,13 +71,16 @@ static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
 {
     weight_grad *g = step->exec;
     g->plain = g->exec.count > 0 ? (const float *)((const char *)scratch + g->offset) : step->in[0]->data;
-    return hl_dnnl_exec_bind(cpu, step, &g->exec, scratch);
+    HL_TRY(hl_dnnl_exec_bind(cpu, step, &g->exec, scratch));
+    return hl_dnnl_exec_bind(cpu, step, &g->straight, scratch);
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
 {
     const weight_grad *g = step->exec;
     const hl_weight_expr *e = step->conv.expr;
+    if (g->straight.count > 0 && step->run->grad_keep == 0.0f)
+        return hl_dnnl_exec_run(cpu, step, &g->straight);
     HL_TRY(hl_dnnl_exec_run(cpu, step, &g->exec));
     int64_t rows = e->weight->shape[0], row = e->weight->count / rows;
     float keep = step->run->grad_keep;
