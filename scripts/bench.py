@@ -2,6 +2,7 @@
 on the same images. The losses of their first steps have to agree; the ratio of their medians is reported, and how many times the
 time of its convolutions alone a step of heirloom takes (the floor ratio).
 
+    bench.py [--device cpu|cuda] [--rounds N] [--compile] [--out NAME]       the standard table
     bench.py [--device cpu|cuda] [--models ...] [--methods ...] [--norms ...] [--batch-sizes ...] [--precisions ...] [--rounds N]
              [--compile] [--out NAME]
 
@@ -19,6 +20,21 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# What is measured where neither models nor methods are chosen: models, methods, norms, batch sizes, precisions.
+ALL = ["mobilenet_v2", "efficientnet_lite0", "resnet18", "resnet50"]
+BOTH = ["fp32", "bf16"]
+STANDARD = [
+    (ALL, ["projection"], ["frozen"], [16], BOTH),
+    (["resnet50"], ["projection:scope=spatial"], ["frozen"], [16], BOTH),
+    (["resnet18", "resnet50"], ["projection+winograd"], ["frozen"], [16], ["fp32"]),
+    (["resnet50"], ["projection:scope=spatial+winograd"], ["frozen"], [16], ["fp32"]),
+    (ALL, ["full"], ["full"], [16], BOTH),
+    (["resnet18", "resnet50"], ["full+winograd"], ["full"], [16], ["fp32"]),
+    (["resnet50"], ["norm"], ["affine"], [16], BOTH),
+    (["resnet50"], ["linear", "linear+features"], ["frozen"], [16], BOTH),
+    (["resnet50"], ["projection"], ["frozen"], [64], BOTH),
+]
 
 
 def timed(command):
@@ -144,8 +160,8 @@ def table(args, rows, date):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "resnet50"])
-    parser.add_argument("--methods", nargs="+", default=["projection"])
+    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--methods", nargs="+")
     parser.add_argument("--norms", nargs="+", default=["frozen"], choices=["frozen", "affine", "update", "full"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -164,7 +180,9 @@ def main():
 
     old = args.folder / f"{args.out}.json"
     rows = json.loads(old.read_text())["rows"] if args.add and old.exists() else []
-    for cell in itertools.product(args.models, args.methods, args.norms, args.batch_sizes, args.precisions):
+    chosen = (args.models or ["mobilenet_v2", "resnet50"], args.methods or ["projection"], args.norms, args.batch_sizes, args.precisions)
+    plan = [chosen] if args.models or args.methods else [part for part in STANDARD if args.device == "cpu" or "+winograd" not in part[1][0]]
+    for cell in itertools.chain.from_iterable(itertools.product(*part) for part in plan):
         row = measure(args, *cell)
         rows = [r for r in rows if any(r[k] != row[k] for k in ("model", "method", "norm", "batch", "precision"))] + [row]
         print(table(args, [row], "").splitlines()[-1], flush=True)

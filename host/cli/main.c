@@ -92,8 +92,10 @@ static hl_status run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    /* A reader that closes the pipe early ends the program by its write error, not by a signal. */
+    /* A reader that closes the pipe early, or a limit on the size of files, ends the program by its write
+     * error, not by a signal. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     hl_status status = run(argc, argv);
     if (status == HL_OK && (fflush(stdout) != 0 || ferror(stdout)))
         status = hl_fail(HL_E_IO, "stdout", NULL, "writing failed: %s", strerror(errno));

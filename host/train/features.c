@@ -107,12 +107,9 @@ static void use_file(hl_features *f, hl_tensor_map *map)
 hl_status hl_features_program(const hl_session *s, int64_t batch, hl_number_type type, hl_program **program)
 {
     hl_compile_options o;
-    hl_model_compile_options(s->model, s->projection, &o);
+    hl_model_compile_options(s->model, s->projection, type, &o);
     o.batch = batch;
     o.portion = HL_PORTION_FIXED;
-    o.elem = type.elem;
-    o.tf32 = type.tf32;
-    o.winograd = type.winograd;
     o.run = &s->run;
     return hl_program_compile(s->model->graph, s->backend, &o, program);
 }

@@ -352,10 +352,12 @@ const char *hl_number_type_name(hl_number_type type)
                                        : "fp32";
 }
 
-void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_compile_options *options)
+void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_number_type type,
+                              hl_compile_options *options)
 {
     static const hl_projection_exec execs[] = {HL_PROJECTION_AUTO, HL_PROJECTION_FOLD, HL_PROJECTION_CACHE};
-    *options = (hl_compile_options){.projection = execs[projection]};
+    *options = (hl_compile_options){
+        .projection = execs[projection], .elem = type.elem, .tf32 = type.tf32, .winograd = type.winograd};
     memcpy(options->mean, m->preprocess.mean, sizeof m->preprocess.mean);
     memcpy(options->std, m->preprocess.std, sizeof m->preprocess.std);
 }

@@ -46,7 +46,8 @@ hl_status hl_model_number_type(const hl_model *model, const hl_compute *compute,
 const char *hl_number_type_name(hl_number_type type);
 
 /* Fills in what programs of this model have in common. */
-void hl_model_compile_options(const hl_model *model, hl_exec projection, hl_compile_options *options);
+void hl_model_compile_options(const hl_model *model, hl_exec projection, hl_number_type type,
+                              hl_compile_options *options);
 
 /* Is this a tensor of the adapter: trained, or a statistic that moves? */
 static inline bool hl_param_is_adapted(const hl_param *p)

@@ -43,12 +43,9 @@ static hl_status compile(hl_session *s, int64_t batch, bool training, hl_number_
                          hl_program **program)
 {
     hl_compile_options options;
-    hl_model_compile_options(s->model, s->projection, &options);
+    hl_model_compile_options(s->model, s->projection, type, &options);
     options.batch = batch;
     options.training = training;
-    options.elem = type.elem;
-    options.tf32 = type.tf32;
-    options.winograd = type.winograd;
     options.run = &s->run;
     options.beside = largest(s);
     options.portion = s->features ? HL_PORTION_CHANGING : HL_PORTION_ALL;

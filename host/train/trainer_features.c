@@ -62,11 +62,10 @@ static hl_status room_for(const hl_trainer *t, int64_t images, hl_number_type ty
     HL_TRY(hl_features_row_bytes(t->model, type, &row));
     *bytes = (double)images * (double)row;
     if (*bytes > limit) {
-        hl_log_info(
-            log_of(t),
-            "what reaches the first trained layer is the same in every epoch, but keeping it would take "
-            "%.1f GiB: give --feature-limit %.0f, and perhaps --feature-cache",
-            *bytes / 0x1p30, ceil(*bytes / 0x1p30));
+        hl_log_info(log_of(t),
+                    "what reaches the first trained layer is the same in every epoch, but keeping it would "
+                    "take more than --feature-limit: %.2f GiB",
+                    0.01 * ceil(*bytes / 0x1p30 * 100.0));
         *bytes = 0.0;
     }
     return HL_OK;

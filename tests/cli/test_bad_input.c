@@ -240,6 +240,7 @@ Test(bad_input, of_run_folders)
     train_fails("@/data --batch-size 2 --out @/file", 2, "file");
     train_fails("@/data --batch-size 2 --out @/data", 2, "not empty");
     train_fails("@/data --batch-size 2 --out @/none --resume", 2, "none");
+    train_fails("@/data --batch-size 2 --augment none --feature-cache @/file", 2, "--feature-cache");
     program_fails(folder, "eval --run @/none --data @/data", 2, "none");
     program_fails(folder, "export --run @/data --out @/x.safetensors", 2, "data");
 }
@@ -255,5 +256,12 @@ Test(bad_input, a_full_disk_leaves_no_damaged_file)
     char *adapter = scratch_path(folder, "run/adapter.safetensors");
     cr_assert_neq(access(adapter, F_OK), 0);
     free(adapter);
+    program_free(&r);
+    snprintf(line, sizeof line, "%s@/data --batch-size 2 --augment none --feature-cache @/cache", train);
+    r = program_run(folder, 2048, line);
+    cr_assert_eq(r.status, 1, "exit status %d: %s", r.status, r.err);
+    char *cache = scratch_path(folder, "cache");
+    cr_assert_eq(scratch_count(cache), 0);
+    free(cache);
     program_free(&r);
 }

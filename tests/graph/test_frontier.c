@@ -59,7 +59,7 @@ static hl_program *compile(const hl_model *model, hl_portion portion, bool train
 {
     hl_compile_options o;
     hl_program *program;
-    hl_model_compile_options(model, HL_EXEC_AUTO, &o);
+    hl_model_compile_options(model, HL_EXEC_AUTO, (hl_number_type){0}, &o);
     o.batch = BATCH;
     o.training = training;
     o.portion = portion;

@@ -1,7 +1,6 @@
 #include "support/program.h"
 
 #include <criterion/criterion.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,10 +48,8 @@ static void child(char **words, size_t file_limit, FILE *out, FILE *err)
     const struct rlimit limit = {file_limit, file_limit};
     dup2(fileno(out), STDOUT_FILENO);
     dup2(fileno(err), STDERR_FILENO);
-    if (file_limit > 0) {
-        signal(SIGXFSZ, SIG_IGN);
+    if (file_limit > 0)
         setrlimit(RLIMIT_FSIZE, &limit);
-    }
     execv(words[0], words);
     _exit(127);
 }

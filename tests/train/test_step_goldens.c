@@ -86,7 +86,7 @@ static void take_steps(hl_model *model, const golden_case *c, int steps, double 
     train.optimizer = sgd ? HL_SGD : HL_ADAMW;
     train.weight_decay = sgd ? 1e-3 : 1e-2;
     run.lr = 1e-3f;
-    hl_model_compile_options(model, c->exec, &options);
+    hl_model_compile_options(model, c->exec, (hl_number_type){0}, &options);
     options.batch = BATCH;
     options.training = true;
     options.raw_input = true;
