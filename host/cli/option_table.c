@@ -24,7 +24,7 @@ const cli_option cli_option_table[] = {
      "what is trained (`heirloom methods`)"},
     {"norm", CLI_CHOICE, "frozen|affine|update|full", NULL, "the method's", 0, 0, CLI_TRAIN | CLI_INSPECT | CLI_BENCH, false,
      "norms: running statistics and frozen scale and shift (frozen) or trained ones (affine); batch statistics with frozen (update) or trained (full) ones"},
-    {"winograd", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "CPU, fp32: 3x3 convolutions of stride 1 by Winograd's F(4x4,3x3), about twice as fast; rounding errors grow to some 1e-5 of a layer's values"},
+    {"winograd", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "CPU, fp32: 3x3 convolutions of stride 1 by Winograd's F(4x4,3x3), about twice as fast; rounding errors are two to five times as large"},
     {"projection-exec", CLI_CHOICE, "auto|fold|cache", "auto", NULL, 0, 0, COMPUTE, false,
      "projected layers: gates into the weights (fold), or recombination of kept sub-function outputs (cache)"},
 
