@@ -1,8 +1,8 @@
 /* CONV: the forward pass of convolutions and linear layers. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cpu/conv_form.h"
+#include "backend/cpu/conv_product.h"
 
 enum { X, WEIGHTS, BIAS, RESIDUAL, OPERANDS };
 
@@ -216,29 +216,30 @@ static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_
     return HL_OK;
 }
 
-static hl_status prepare(hl_cpu *cpu, hl_step *step)
+static hl_status prepare_dnnl(hl_cpu *cpu, hl_step *step, hl_dnnl_exec *exec)
 {
     problem p = {.pd = NULL};
     HL_TRY(describe(step, &p));
     p.bias = operand(step, BIAS) != NULL ? &p.b : NULL;
     HL_TRY(choose(cpu, step, &p));
-    hl_dnnl_exec *exec = calloc(1, sizeof *exec);
-    step->exec = exec;
-    hl_status status = exec != NULL ? HL_OK : hl_fail_nomem(step->name, sizeof *exec);
-    if (status == HL_OK && step->in[WEIGHTS]->native != NULL)
+    hl_status status = HL_OK;
+    if (step->in[WEIGHTS]->native != NULL)
         status = choose_for_native(cpu, step, &p);
     if (status == HL_OK)
         status = assemble(cpu, step, &p, exec);
     if (status == HL_OK)
         hl_conv_report(cpu, step, p.pd);
-    else
-        hl_dnnl_step_release(cpu, step);
     dnnl_primitive_desc_destroy(p.pd);
     return status;
 }
 
+static hl_status prepare(hl_cpu *cpu, hl_step *step)
+{
+    return hl_conv_exec_prepare(cpu, step, prepare_dnnl);
+}
+
 const hl_cpu_op hl_cpu_conv = {.check = check,
                                .prepare = prepare,
-                               .bind = hl_dnnl_step_bind,
-                               .run = hl_dnnl_step_run,
-                               .release = hl_dnnl_step_release};
+                               .bind = hl_conv_exec_bind,
+                               .run = hl_conv_exec_run,
+                               .release = hl_conv_exec_release};

@@ -66,7 +66,7 @@ hl_status hl_conv_weights_any(const hl_step *step, const hl_conv_form *form, dnn
 hl_status hl_conv_weights_native(const hl_step *step, const hl_conv_form *form, const hl_tensor *weights,
                                  dnnl_memory_desc_t *md)
 {
-    const dnnl_memory_desc_t *native = weights->native;
+    const dnnl_memory_desc_t *native = hl_dnnl_native(weights);
     if (native == NULL)
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "packed weights %s have no layout", weights->name);
     dnnl_dims_t dims = {0};

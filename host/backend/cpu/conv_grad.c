@@ -4,6 +4,7 @@
 
 #include "backend/cpu/conv_depthwise.h"
 #include "backend/cpu/conv_form.h"
+#include "backend/cpu/conv_product.h"
 
 static hl_status check_count(const hl_step *step)
 {
@@ -145,19 +146,18 @@ done:
     return status;
 }
 
-static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
+static hl_status prepare_data_dnnl(hl_cpu *cpu, hl_step *step, hl_dnnl_exec *exec)
 {
     hl_conv_form form;
     hl_conv_form_make(&step->conv, step->out[0]->shape, step->in[0]->shape, &form);
-    hl_dnnl_exec *exec = calloc(1, sizeof *exec);
-    if (exec == NULL)
-        return hl_fail_nomem(step->name, sizeof *exec);
-    step->exec = exec;
-    hl_status status = assemble_data(cpu, step, &form, exec);
+    HL_TRY(assemble_data(cpu, step, &form, exec));
     step->scratch_bytes = exec->scratch_bytes;
-    if (status != HL_OK)
-        hl_dnnl_step_release(cpu, step);
-    return status;
+    return HL_OK;
+}
+
+static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
+{
+    return hl_conv_exec_prepare(cpu, step, prepare_data_dnnl);
 }
 
 /* A weight gradient is done by oneDNN, or by loops of ours where `depthwise` is set. */
@@ -246,9 +246,9 @@ static hl_status run_weight(hl_cpu *cpu, hl_step *step)
 
 const hl_cpu_op hl_cpu_conv_data = {.check = check_data,
                                     .prepare = prepare_data,
-                                    .bind = hl_dnnl_step_bind,
-                                    .run = hl_dnnl_step_run,
-                                    .release = hl_dnnl_step_release};
+                                    .bind = hl_conv_exec_bind,
+                                    .run = hl_conv_exec_run,
+                                    .release = hl_conv_exec_release};
 
 const hl_cpu_op hl_cpu_conv_weight = {.check = check_weight,
                                       .prepare = prepare_weight,

@@ -168,7 +168,17 @@ static void cpu_release(hl_backend *backend, hl_step *step)
     step->exec = NULL;
 }
 
-/* native of an opaque tensor is a dnnl_memory_desc_t on the heap. */
+hl_status hl_cpu_set_layout(const hl_step *step, hl_tensor *tensor, const hl_cpu_layout *layout, size_t bytes)
+{
+    hl_cpu_layout *native = malloc(sizeof *native);
+    if (native == NULL)
+        return hl_fail_nomem(step->name, sizeof *native);
+    *native = *layout;
+    tensor->native = native;
+    tensor->bytes = bytes;
+    return HL_OK;
+}
+
 static void cpu_release_tensor(hl_backend *backend, hl_tensor *tensor)
 {
     (void)backend;

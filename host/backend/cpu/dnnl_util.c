@@ -152,24 +152,6 @@ void hl_dnnl_exec_release(hl_dnnl_exec *exec)
     memset(exec, 0, sizeof *exec);
 }
 
-hl_status hl_dnnl_step_bind(hl_cpu *cpu, hl_step *step, void *scratch)
-{
-    return hl_dnnl_exec_bind(cpu, step, step->exec, scratch);
-}
-
-hl_status hl_dnnl_step_run(hl_cpu *cpu, hl_step *step)
-{
-    return hl_dnnl_exec_run(cpu, step, step->exec);
-}
-
-void hl_dnnl_step_release(hl_cpu *cpu, hl_step *step)
-{
-    (void)cpu;
-    hl_dnnl_exec_release(step->exec);
-    free(step->exec);
-    step->exec = NULL;
-}
-
 dnnl_data_type_t hl_dnnl_type(hl_elem elem)
 {
     return elem == HL_ELEM_BF16 ? dnnl_bf16 : dnnl_f32;
@@ -226,11 +208,12 @@ bool hl_dnnl_is_reference(const_dnnl_primitive_desc_t pd)
 
 hl_status hl_dnnl_set_native(const hl_step *step, hl_tensor *tensor, const dnnl_memory_desc_t *md)
 {
-    dnnl_memory_desc_t *native = malloc(sizeof *native);
-    if (native == NULL)
-        return hl_fail_nomem(step->name, sizeof *native);
-    *native = *md;
-    tensor->native = native;
-    tensor->bytes = dnnl_memory_desc_get_size(md);
-    return HL_OK;
+    const hl_cpu_layout layout = {.kind = HL_LAYOUT_DNNL, .md = *md};
+    return hl_cpu_set_layout(step, tensor, &layout, dnnl_memory_desc_get_size(md));
+}
+
+const dnnl_memory_desc_t *hl_dnnl_native(const hl_tensor *tensor)
+{
+    const hl_cpu_layout *layout = tensor->native;
+    return layout != NULL && layout->kind == HL_LAYOUT_DNNL ? &layout->md : NULL;
 }

@@ -67,11 +67,6 @@ hl_status hl_dnnl_exec_bind(hl_cpu *cpu, const hl_step *step, hl_dnnl_exec *exec
 hl_status hl_dnnl_exec_run(hl_cpu *cpu, const hl_step *step, const hl_dnnl_exec *exec);
 void hl_dnnl_exec_release(hl_dnnl_exec *exec);
 
-/* The last three for steps whose `exec` is a hl_dnnl_exec, as rows of a hl_cpu_op. */
-hl_status hl_dnnl_step_bind(hl_cpu *cpu, hl_step *step, void *scratch);
-hl_status hl_dnnl_step_run(hl_cpu *cpu, hl_step *step);
-void hl_dnnl_step_release(hl_cpu *cpu, hl_step *step);
-
 /* f32 and bf16; other element types have been refused by the step's check. */
 dnnl_data_type_t hl_dnnl_type(hl_elem elem);
 /* Channels-last activations: [n,c,h,w] as nhwc, or as a matrix [n,c] where `matrix`. */
@@ -89,5 +84,7 @@ bool hl_dnnl_is_reference(const_dnnl_primitive_desc_t pd);
 
 /* Takes `md` as the layout of an opaque tensor that has none yet. */
 hl_status hl_dnnl_set_native(const hl_step *step, hl_tensor *tensor, const dnnl_memory_desc_t *md);
+/* The layout of an opaque tensor; NULL where it has none, or one that oneDNN does not know. */
+const dnnl_memory_desc_t *hl_dnnl_native(const hl_tensor *tensor);
 
 #endif

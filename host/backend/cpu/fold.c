@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/cpu/dnnl_util.h"
+#include "backend/cpu/product_pack.h"
 
 enum { FORWARD, DATA_GRADIENT, BIAS, RESULTS };
 
@@ -13,6 +14,8 @@ typedef struct fold {
     bool packs;          /* is there a packed result at all? */
     bool as_is;          /* W_eff is W: layouts are changed straight from the parameter */
     hl_tensor *direct;   /* a packed result whose layout is C order, folded into without a detour; or NULL */
+    hl_tensor *panels[2]; /* packed results that are panels, of FORWARD and DATA_GRADIENT; or NULL */
+    const float *source;  /* what panels are packed from: folded, or the parameter where as_is */
     size_t folded_offset, permuted_offset; /* in scratch */
     float *folded, *permuted;
 } fold;
@@ -53,7 +56,11 @@ static void permute(const fold *f, int64_t groups)
 
 static hl_status pack(hl_cpu *cpu, hl_step *step, fold *f, hl_tensor *to, hl_dnnl_place plain_place)
 {
-    const dnnl_memory_desc_t *native = to->native;
+    const dnnl_memory_desc_t *native = hl_dnnl_native(to);
+    if (to->native != NULL && native == NULL) {
+        f->panels[to == result(step, DATA_GRADIENT)] = to;
+        return HL_OK;
+    }
     if (native == NULL)
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "no convolution has laid out the packed weights %s",
                        to->name);
@@ -124,16 +131,25 @@ static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
     f->permuted = (float *)((char *)scratch + f->permuted_offset);
     if (f->direct != NULL && (f->exec.count == 0 || f->as_is))
         f->folded = f->direct->data;
+    f->source = f->as_is ? f->expr.weight->value : f->folded;
     return hl_dnnl_exec_bind(cpu, step, &f->exec, scratch);
 }
 
+/* Panels are packed while the rows are at hand, two at a time since bf16 goes in pairs. */
 static void fold_rows(const fold *f)
 {
     const hl_param *w = f->expr.weight;
     int64_t rows = w->shape[0], row = w->count / rows;
 #pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < rows; o++)
-        hl_weight_expr_fold(&f->expr, o, o + 1, f->folded + o * row);
+    for (int64_t o = 0; o < rows; o += 2) {
+        int64_t end = o + 2 < rows ? o + 2 : rows;
+        if (!f->as_is || f->direct != NULL)
+            hl_weight_expr_fold(&f->expr, o, end, f->folded + o * row);
+        for (int i = FORWARD; i <= DATA_GRADIENT; i++)
+            if (f->panels[i] != NULL)
+                hl_panels_pack(i == FORWARD ? HL_PANELS_FORWARD : HL_PANELS_DATA, f->panels[i]->elem, rows,
+                               row, o, f->source + o * row, f->panels[i]->data);
+    }
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
@@ -141,8 +157,7 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     const fold *f = step->exec;
     const hl_param *w = f->expr.weight;
     if (f->packs) {
-        if (!f->as_is || f->direct != NULL)
-            fold_rows(f);
+        fold_rows(f);
         if (f->permute)
             permute(f, step->conv.groups);
         if (f->direct != NULL && f->folded != f->direct->data)

@@ -35,7 +35,7 @@ static void release(hl_cpu *cpu, hl_step *step)
 static hl_status reorders(hl_cpu *cpu, hl_step *step, weight_grad *g)
 {
     const hl_tensor *dw = step->in[0];
-    const dnnl_memory_desc_t *native = dw->native;
+    const dnnl_memory_desc_t *native = hl_dnnl_native(dw);
     const hl_weight_expr *e = step->conv.expr;
     dnnl_memory_desc_t plain;
     hl_dnnl_place place;
