@@ -5,6 +5,7 @@
 #include "backend/cpu/conv_depthwise.h"
 #include "backend/cpu/conv_form.h"
 #include "backend/cpu/conv_product.h"
+#include "backend/cpu/product_weight.h"
 
 static hl_status check_count(const hl_step *step)
 {
@@ -160,9 +161,10 @@ static hl_status prepare_data(hl_cpu *cpu, hl_step *step)
     return hl_conv_exec_prepare(cpu, step, prepare_data_dnnl);
 }
 
-/* A weight gradient is done by oneDNN, or by loops of ours where `depthwise` is set. */
+/* A weight gradient is done by oneDNN, or by kernels of ours where `product` or `depthwise` is set. */
 typedef struct weight_exec {
     hl_dnnl_exec exec;
+    hl_product_weight *product;
     hl_depthwise *depthwise;
 } weight_exec;
 
@@ -172,6 +174,7 @@ static void release_weight(hl_cpu *cpu, hl_step *step)
     weight_exec *w = step->exec;
     if (w != NULL) {
         hl_dnnl_exec_release(&w->exec);
+        hl_product_weight_destroy(w->product);
         hl_depthwise_destroy(w->depthwise);
     }
     free(w);
@@ -206,6 +209,20 @@ static hl_status prepare_depthwise(hl_step *step, const hl_conv_form *form, weig
     return hl_depthwise_create(step, &w->depthwise, &step->scratch_bytes);
 }
 
+static hl_status prepare_product(const hl_cpu *cpu, hl_step *step, const hl_conv_form *form, weight_exec *w)
+{
+    hl_tensor *dw = step->out[0];
+    dnnl_memory_desc_t channels_last;
+    dnnl_dims_t dims = {0};
+    memcpy(dims, form->weight_dims, sizeof form->weight_dims);
+    HL_DNNL(dnnl_memory_desc_init_by_tag(&channels_last, form->weight_ndims, dims, dnnl_f32,
+                                         form->matrix ? dnnl_ab : dnnl_acdb),
+            step, "describe weights");
+    if (dw->native == NULL)
+        HL_TRY(hl_dnnl_set_native(step, dw, &channels_last));
+    return hl_product_weight_create(step, cpu->base.threads, &w->product, &step->scratch_bytes);
+}
+
 static hl_status prepare_weight(hl_cpu *cpu, hl_step *step)
 {
     hl_conv_form form;
@@ -215,7 +232,9 @@ static hl_status prepare_weight(hl_cpu *cpu, hl_step *step)
         return hl_fail_nomem(step->name, sizeof *w);
     step->exec = w;
     hl_status status;
-    if (hl_depthwise_takes(step) && !has_depthwise_kernel(cpu, step, &form)) {
+    if (hl_product_weight_takes(step)) {
+        status = prepare_product(cpu, step, &form, w);
+    } else if (hl_depthwise_takes(step) && !has_depthwise_kernel(cpu, step, &form)) {
         status = prepare_depthwise(step, &form, w);
     } else {
         status = assemble_weight(cpu, step, &form, &w->exec);
@@ -229,18 +248,24 @@ static hl_status prepare_weight(hl_cpu *cpu, hl_step *step)
 static hl_status bind_weight(hl_cpu *cpu, hl_step *step, void *scratch)
 {
     weight_exec *w = step->exec;
-    if (w->depthwise == NULL)
+    if (w->product != NULL)
+        hl_product_weight_bind(w->product, step, scratch);
+    else if (w->depthwise != NULL)
+        hl_depthwise_bind(w->depthwise, scratch);
+    else
         return hl_dnnl_exec_bind(cpu, step, &w->exec, scratch);
-    hl_depthwise_bind(w->depthwise, scratch);
     return HL_OK;
 }
 
 static hl_status run_weight(hl_cpu *cpu, hl_step *step)
 {
     const weight_exec *w = step->exec;
-    if (w->depthwise == NULL)
+    if (w->product != NULL)
+        hl_product_weight_run(w->product);
+    else if (w->depthwise != NULL)
+        hl_depthwise_run(w->depthwise, step);
+    else
         return hl_dnnl_exec_run(cpu, step, &w->exec);
-    hl_depthwise_run(w->depthwise, step);
     return HL_OK;
 }
 

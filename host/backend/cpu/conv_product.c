@@ -94,8 +94,7 @@ static hl_status prepare_product(const hl_cpu *cpu, hl_step *step, hl_product *p
     if (o.weights->native != NULL)
         return HL_OK;
     const hl_cpu_layout layout = {.kind = o.layout};
-    return hl_cpu_set_layout(step, o.weights, &layout,
-                             hl_panels_bytes(p.elem, p.x_channels, p.y_channels));
+    return hl_cpu_set_layout(step, o.weights, &layout, hl_panels_bytes(p.elem, p.x_channels, p.y_channels));
 }
 
 static void bind_product(const hl_step *step, hl_product *product, void *scratch)

@@ -39,7 +39,7 @@ extern const hl_cpu_op hl_cpu_concat, hl_cpu_concat_grad, hl_cpu_dropout, hl_cpu
 
 /* What `native` of an opaque tensor points to. */
 typedef enum hl_cpu_layout_kind {
-    HL_LAYOUT_DNNL,          /* one of oneDNN's, in `md` */
+    HL_LAYOUT_DNNL,           /* one of oneDNN's, in `md` */
     HL_LAYOUT_PANELS_FORWARD, /* weights for products (product_pack.h) */
     HL_LAYOUT_PANELS_DATA
 } hl_cpu_layout_kind;
@@ -50,7 +50,8 @@ typedef struct hl_cpu_layout {
 } hl_cpu_layout;
 
 /* Copies `layout`; the tensor must have none yet. */
-hl_status hl_cpu_set_layout(const hl_step *step, hl_tensor *tensor, const hl_cpu_layout *layout, size_t bytes);
+hl_status hl_cpu_set_layout(const hl_step *step, hl_tensor *tensor, const hl_cpu_layout *layout,
+                            size_t bytes);
 
 /* Turns a oneDNN status into ours, naming the layer. */
 hl_status hl_cpu_dnnl_status(dnnl_status_t status, const hl_step *step, const char *what);

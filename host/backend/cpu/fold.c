@@ -9,11 +9,11 @@ enum { FORWARD, DATA_GRADIENT, BIAS, RESULTS };
 
 typedef struct fold {
     hl_dnnl_exec exec;
-    hl_weight_expr expr; /* without the gate in sub-function form */
-    bool permute;        /* rows of W -> sub-functions, by input first */
-    bool packs;          /* is there a packed result at all? */
-    bool as_is;          /* W_eff is W: layouts are changed straight from the parameter */
-    hl_tensor *direct;   /* a packed result whose layout is C order, folded into without a detour; or NULL */
+    hl_weight_expr expr;  /* without the gate in sub-function form */
+    bool permute;         /* rows of W -> sub-functions, by input first */
+    bool packs;           /* is there a packed result at all? */
+    bool as_is;           /* W_eff is W: layouts are changed straight from the parameter */
+    hl_tensor *direct;    /* a packed result whose layout is C order, folded into without a detour; or NULL */
     hl_tensor *panels[2]; /* packed results that are panels, of FORWARD and DATA_GRADIENT; or NULL */
     const float *source;  /* what panels are packed from: folded, or the parameter where as_is */
     size_t folded_offset, permuted_offset; /* in scratch */

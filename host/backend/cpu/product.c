@@ -67,15 +67,24 @@ HL_KERNEL_INLINE void store_vector(const hl_product *p, bool bf16, char *row, in
         _mm512_mask_storeu_ps(row + column * 4, lanes, value);
 }
 
+/* So that it is there when the sums are. */
+HL_KERNEL_INLINE void fetch_residual(int rows, int vectors, bool bf16, const hl_product *p, const tile *t)
+{
+    const char *residual = (const char *)p->residual + t->pixel + t->column * (bf16 ? 2 : 4);
+    int lines = bf16 ? 1 : vectors;
+    for (int r = 0; r < rows; r++)
+        for (int line = 0; line < lines; line++)
+            _mm_prefetch(residual + r * p->of_y.pixel + line * 64, _MM_HINT_T0);
+}
+
 HL_KERNEL_INLINE void run_tile(int rows, int vectors, bool bf16, const hl_product *p, const tile *t)
 {
     hl_kernel_sums sums;
-    const char *residual = (const char *)p->residual + t->pixel + t->column * (bf16 ? 2 : 4);
-    for (int r = 0; p->residual != NULL && r < rows; r++)
-        for (int v = 0; v < (bf16 ? 1 : vectors); v++)
-            _mm_prefetch(residual + r * p->of_y.pixel + v * 64, _MM_HINT_T0);
-    hl_kernel_sum(rows, vectors, bf16, t->x, t->panel, t->depth, t->ahead, sums);
+    if (p->residual != NULL)
+        fetch_residual(rows, vectors, bf16, p, t);
+    hl_kernel_sum(rows, vectors, bf16, t->x, t->panel, t->depth, t->ahead, HL_KERNEL_FIRST_LEVEL, sums);
     __mmask16 lanes[HL_KERNEL_VECTORS];
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; v++)
         lanes[v] = hl_kernel_lanes(t->columns - v * HL_KERNEL_LANES);
     bool line = bf16 && vectors == 2 && p->y_elem == HL_ELEM_BF16 && lanes[vectors - 1] == 0xffff;
@@ -83,12 +92,14 @@ HL_KERNEL_INLINE void run_tile(int rows, int vectors, bool bf16, const hl_produc
     for (int r = 0; r < rows; r++) {
         int64_t at = t->pixel + r * p->of_y.pixel;
         char *row = (char *)p->y + at;
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             sums[r][v] = finish(p, t, bf16, at, v, lanes[v], sums[r][v]);
         if (line) {
             store_line(p, row + t->column * 2, sums[r][0], sums[r][vectors - 1]);
             continue;
         }
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             store_vector(p, bf16, row, t->column + v * HL_KERNEL_LANES, lanes[v], sums[r][v]);
     }
@@ -97,17 +108,17 @@ HL_KERNEL_INLINE void run_tile(int rows, int vectors, bool bf16, const hl_produc
 /* 14 rows fill the registers; 7 because so many maps are 7 pixels wide; the rest is rare. */
 enum { TALL = HL_KERNEL_ROWS, HALF = 7 };
 
-#define TILE_FUNCTION(ROWS, VECTORS, TYPE, BF16)                                                              \
+#define TILE_FUNCTION(ROWS, VECTORS, TYPE, BF16)                                                             \
     HL_KERNEL_FUNCTION static void tile_##ROWS##_##VECTORS##_##TYPE(const hl_product *p, const tile *t)      \
     {                                                                                                        \
         run_tile(ROWS, VECTORS, BF16, p, t);                                                                 \
     }
-#define TILE_FUNCTIONS(TYPE, BF16)                                                                            \
-    TILE_FUNCTION(14, 2, TYPE, BF16)                                                                          \
-    TILE_FUNCTION(14, 1, TYPE, BF16)                                                                          \
-    TILE_FUNCTION(7, 2, TYPE, BF16)                                                                           \
-    TILE_FUNCTION(7, 1, TYPE, BF16)                                                                           \
-    TILE_FUNCTION(1, 2, TYPE, BF16)                                                                           \
+#define TILE_FUNCTIONS(TYPE, BF16)                                                                           \
+    TILE_FUNCTION(14, 2, TYPE, BF16)                                                                         \
+    TILE_FUNCTION(14, 1, TYPE, BF16)                                                                         \
+    TILE_FUNCTION(7, 2, TYPE, BF16)                                                                          \
+    TILE_FUNCTION(7, 1, TYPE, BF16)                                                                          \
+    TILE_FUNCTION(1, 2, TYPE, BF16)                                                                          \
     TILE_FUNCTION(1, 1, TYPE, BF16)
 TILE_FUNCTIONS(f32, false)
 TILE_FUNCTIONS(bf16, true)

@@ -27,8 +27,8 @@ typedef struct hl_product {
     hl_product_pixels of_x, of_y;
     int64_t x_channels, y_channels; /* bf16: x_channels is even */
     float low, high;                /* clamp; -INFINITY, INFINITY: none */
-    size_t y_clear;                 /* y has pixels that no line reaches: it has as many bytes, set to 0 first; else 0 */
-    bool streams;                   /* y is too large to stay in the cache: it is written past it */
+    size_t y_clear; /* y has pixels that no line reaches: it has as many bytes, set to 0 first; else 0 */
+    bool streams;   /* y is too large to stay in the cache: it is written past it */
     int threads;
     /* Bound: addresses. bias (f32) and residual (placed as y is) may be NULL. */
     const void *x, *panels, *residual;

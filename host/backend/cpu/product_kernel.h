@@ -16,9 +16,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define HL_KERNEL_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+#define HL_KERNEL_TARGET   "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
 #define HL_KERNEL_FUNCTION __attribute__((target(HL_KERNEL_TARGET)))
-#define HL_KERNEL_INLINE static inline __attribute__((always_inline, target(HL_KERNEL_TARGET)))
+#define HL_KERNEL_INLINE   static inline __attribute__((always_inline, target(HL_KERNEL_TARGET)))
 
 enum { HL_KERNEL_ROWS = 14, HL_KERNEL_VECTORS = 2, HL_KERNEL_LANES = 16 };
 
@@ -30,11 +30,14 @@ typedef struct hl_kernel_rows {
     int64_t row, step;
 } hl_kernel_rows;
 
-/* Memory that is touched on the way, `step` bytes a step, since it will be read soon. */
+/* Memory that is fetched on the way, `step` bytes a step, since it will be read soon: into the first-level
+ * cache, or only the second where it is much. */
 typedef struct hl_kernel_ahead {
     const char *at;
     int64_t step;
 } hl_kernel_ahead;
+
+typedef enum hl_kernel_level { HL_KERNEL_FIRST_LEVEL, HL_KERNEL_SECOND_LEVEL } hl_kernel_level;
 
 HL_KERNEL_INLINE __m512 hl_kernel_multiply_add(bool bf16, __m512 sum, __m512i a, __m512i b)
 {
@@ -44,21 +47,29 @@ HL_KERNEL_INLINE __m512 hl_kernel_multiply_add(bool bf16, __m512 sum, __m512i a,
 
 /* sums[r][v] = sum over `depth` steps of A[r] B[v]. */
 HL_KERNEL_INLINE void hl_kernel_sum(int rows, int vectors, bool bf16, hl_kernel_rows a, const char *b,
-                                    int64_t depth, hl_kernel_ahead ahead, hl_kernel_sums sums)
+                                    int64_t depth, hl_kernel_ahead ahead, hl_kernel_level level,
+                                    hl_kernel_sums sums)
 {
+#pragma GCC unroll 14
     for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             sums[r][v] = _mm512_setzero_ps();
     for (int64_t k = 0; k < depth; k++) {
         __m512i step[HL_KERNEL_VECTORS];
+#pragma GCC unroll 2
         for (int v = 0; v < vectors; v++)
             step[v] = _mm512_loadu_si512(b + (k * vectors + v) * 64);
-        _mm_prefetch(ahead.at + k * ahead.step, _MM_HINT_T0);
+        if (level == HL_KERNEL_FIRST_LEVEL)
+            _mm_prefetch(ahead.at + k * ahead.step, _MM_HINT_T0);
+        else
+            _mm_prefetch(ahead.at + k * ahead.step, _MM_HINT_T1);
 #pragma GCC unroll 14
         for (int r = 0; r < rows; r++) {
             int32_t bits;
             memcpy(&bits, a.at + r * a.row + k * a.step, sizeof bits);
             __m512i of_row = _mm512_set1_epi32(bits);
+#pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
                 sums[r][v] = hl_kernel_multiply_add(bf16, sums[r][v], of_row, step[v]);
         }
