@@ -119,6 +119,15 @@ Test(norm, every_activation_can_be_fused)
         expect_forward(shapes[3], HL_ELEM_F32, true, (hl_act)act, true);
 }
 
+/* The loops differ by type, by activation, with a residual and without. */
+Test(norm, every_activation_can_be_fused_in_bf16_and_without_residual)
+{
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int act = 0; act <= HL_ACT_GELU; act++)
+            for (int variant = 0; variant < 4; variant++)
+                expect_forward(shapes[s], elems[variant & 1], true, (hl_act)act, variant & 2);
+}
+
 static void expect_backward(hl_shape shape, hl_elem elem, bool affine, bool dx)
 {
     rig r;

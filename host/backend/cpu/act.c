@@ -115,24 +115,47 @@ HL_CLONES static void mask_sum_bf16(int16_t top, const int16_t *v, const hl_bf16
     }
 }
 
-/* The derivative of a ReLU or ReLU6 on one or two gradients, all in bf16; false: not such a case. */
+/* The same of f32, without the way through tiles; h may be NULL. */
+HL_CLONES static void mask_f32(float top, const float *v, const float *g, const float *h, float *out,
+                               int64_t count)
+{
+    if (h == NULL)
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            out[i] = (v[i] <= 0.0f) | (v[i] >= top) ? 0.0f : g[i];
+    else
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            out[i] = (v[i] <= 0.0f) | (v[i] >= top) ? 0.0f : g[i] + h[i];
+}
+
+/* The derivative of a ReLU or ReLU6 on one or two gradients, all of one type; false: not such a case. */
 static bool mask_range(hl_act act, const hl_tensor *operand, hl_tensor *const *gradients, int gradient_count,
                        const hl_tensor *out, int64_t first, int64_t last)
 {
-    const int16_t bits_of_six = 0x40c0, top = act == HL_ACT_RELU6 ? bits_of_six : INT16_MAX;
     bool all = (act == HL_ACT_RELU || act == HL_ACT_RELU6) && gradient_count <= 2 && operand != NULL &&
-               operand->elem == HL_ELEM_BF16 && out->elem == HL_ELEM_BF16;
+               operand->elem == out->elem;
     for (int i = 0; i < gradient_count; i++)
-        all = all && gradients[i]->elem == HL_ELEM_BF16;
+        all = all && gradients[i]->elem == out->elem;
     if (!all)
         return false;
+    const hl_tensor *second = gradient_count == 2 ? gradients[1] : NULL;
+    if (out->elem == HL_ELEM_F32) {
+        /* A ReLU passes gradients on without end: nothing is at least NaN. */
+        mask_f32(act == HL_ACT_RELU6 ? 6.0f : NAN, (const float *)operand->data + first,
+                 (const float *)gradients[0]->data + first,
+                 second != NULL ? (const float *)second->data + first : NULL, (float *)out->data + first,
+                 last - first);
+        return true;
+    }
+    const int16_t bits_of_six = 0x40c0, top = act == HL_ACT_RELU6 ? bits_of_six : INT16_MAX;
     const int16_t *v = (const int16_t *)operand->data + first;
     const hl_bf16 *g = (const hl_bf16 *)gradients[0]->data + first;
     hl_bf16 *to = (hl_bf16 *)out->data + first;
-    if (gradient_count == 1)
+    if (second == NULL)
         mask_bf16(top, v, g, to, last - first);
     else
-        mask_sum_bf16(top, v, g, (const hl_bf16 *)gradients[1]->data + first, to, last - first);
+        mask_sum_bf16(top, v, g, (const hl_bf16 *)second->data + first, to, last - first);
     return true;
 }
 

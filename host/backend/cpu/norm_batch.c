@@ -25,7 +25,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     (void)cpu;
     const hl_norm_attr *norm = &step->norm;
     hl_columns c = hl_columns_of(step->in[0]);
-    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec);
+    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec),
+                         lanes = hl_norm_lanes_at(&c, step->exec);
     double *sum, *square, count = (double)c.rows;
     hl_columns_sums(&c, step->in[0], NULL, NULL, hl_norm_sums_memory(&c, step->exec), &sum, &square);
     float *mean_out = step->out[1]->data, *inverse_out = step->out[2]->data;
@@ -41,8 +42,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
         move(norm->mean, i, norm->momentum, mean);
         move(norm->var, i, norm->momentum, var * count / (count - 1.0));
     }
-    hl_norm_repeat(&c, &k);
-    hl_norm_apply(step, &c, &k);
+    hl_norm_spread(&c, &k, &lanes);
+    hl_norm_apply(step, &c, &lanes);
     return HL_OK;
 }
 
@@ -55,12 +56,13 @@ static hl_status grad_run(hl_cpu *cpu, hl_step *step)
     const hl_tensor *dy = step->in[0], *x = step->in[1], *dx = step->out[0];
     const float *mean = step->in[2]->data, *inverse = step->in[3]->data;
     hl_columns c = hl_columns_of(dy);
-    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec);
+    hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec),
+                         lanes = hl_norm_lanes_at(&c, step->exec);
     for (int64_t i = 0; i < c.channels; i++)
         k.mean[i] = mean[i];
-    hl_columns_repeat(&c, k.mean);
+    hl_columns_spread(&c, k.mean, lanes.mean);
     double *sum, *dot, count = (double)c.rows;
-    hl_columns_sums(&c, dy, x, k.mean, hl_norm_sums_memory(&c, step->exec), &sum, &dot);
+    hl_columns_sums(&c, dy, x, lanes.mean, hl_norm_sums_memory(&c, step->exec), &sum, &dot);
     if (hl_norm_trains(norm))
         hl_norm_param_grads(step, &c, sum, dot, inverse);
     if (dx == NULL)
@@ -71,8 +73,8 @@ static hl_status grad_run(hl_cpu *cpu, hl_step *step)
         k.slope[i] = (float)(-gain * s * s * dot[i] / count);
         k.shift[i] = (float)(-gain * sum[i] / count);
     }
-    hl_norm_repeat(&c, &k);
-    hl_norm_apply_grad(dy, x, dx, &c, &k);
+    hl_norm_spread(&c, &k, &lanes);
+    hl_norm_apply_grad(dy, x, dx, &c, &lanes);
     return HL_OK;
 }
 

@@ -4,20 +4,23 @@
 
 #include "backend/cpu/columns.h"
 
-/* Coefficients, `width` of each (host/backend/cpu/columns.h), in scratch:
+/* Coefficients in scratch, one a channel, or `width` of each in lane order (host/backend/cpu/columns.h):
  *     forward  y  = (x - mean) gain + shift
  *     backward dx = dy gain + (x - mean) slope + shift */
 typedef struct hl_norm_coefficients {
     float *mean, *gain, *slope, *shift;
 } hl_norm_coefficients;
 
-/* Scratch of a norm: coefficients, and the memory of hl_columns_sums. */
+/* Scratch of a norm: coefficients of both kinds, and the memory of hl_columns_sums. */
 size_t hl_norm_scratch_bytes(const hl_columns *c);
 double *hl_norm_sums_memory(const hl_columns *c, void *scratch);
 hl_norm_coefficients hl_norm_coefficients_at(const hl_columns *c, void *scratch);
-void hl_norm_repeat(const hl_columns *c, const hl_norm_coefficients *k);
+/* Where those in lane order lie; filled by hl_norm_spread (or hl_columns_spread, one by one). */
+hl_norm_coefficients hl_norm_lanes_at(const hl_columns *c, void *scratch);
+void hl_norm_spread(const hl_columns *c, const hl_norm_coefficients *channels,
+                    const hl_norm_coefficients *lanes);
 
-/* out 0 = act((in 0 - mean) gain + shift + in 1). */
+/* out 0 = act((in 0 - mean) gain + shift + in 1). Coefficients in lane order, here and below. */
 void hl_norm_apply(const hl_step *step, const hl_columns *c, const hl_norm_coefficients *k);
 /* dx = dy gain + (x - mean) slope + shift; x NULL: dy gain. */
 void hl_norm_apply_grad(const hl_tensor *dy, const hl_tensor *x, const hl_tensor *dx, const hl_columns *c,
@@ -39,7 +42,7 @@ static inline float hl_norm_shift(const hl_norm_attr *norm, int64_t c)
     return norm->shift != NULL ? norm->shift->value[c] : 0.0f;
 }
 
-/* Rows of a hl_cpu_op: shapes that fit, scratch for the above, exec = scratch. */
+/* Rows of a hl_cpu_op: shapes that fit, one type, scratch for the above, exec = scratch. */
 hl_status hl_norm_check(const hl_cpu *cpu, const hl_step *step);
 hl_status hl_norm_prepare(hl_cpu *cpu, hl_step *step);
 hl_status hl_norm_bind(hl_cpu *cpu, hl_step *step, void *scratch);
