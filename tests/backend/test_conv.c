@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/product.h"
 #include "support/conv_rig.h"
 #include "support/ref_conv.h"
 
@@ -22,6 +23,15 @@ static const conv_case cases[] = {
     {"3x3 dilated", {2, 11, 9, 16}, 16, 1, {3, 3, 1, 1, 2, 3, 2, 2, 3, 3}},
     {"3x3 padded on one side", {2, 8, 8, 16}, 24, 1, {3, 3, 2, 2, 1, 1, 0, 1, 0, 1}},
     {"1x1", {2, 7, 5, 64}, 32, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1, 49 outputs", {1, 5, 7, 24}, 49, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1, rows of 4096 bytes and more", {1, 3, 7, 2048}, 40, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1, rows of 4096 bytes back", {1, 3, 5, 40}, 1024, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1, results beyond the cache", {1, 130, 127, 8}, 256, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1, many pixels and channels", {3, 18, 19, 136}, 141, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}},
+    {"1x1 strided, odd map", {2, 7, 7, 48}, 40, 1, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}},
+    {"3x3 strided, many pixels", {3, 43, 41, 32}, 45, 1, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}},
+    {"3x3 strided, half a unit of channels", {1, 9, 12, 48}, 9, 1, {3, 3, 2, 1, 1, 1, 0, 1, 1, 1}},
+    {"5x2 strided, rows apart", {2, 17, 9, 40}, 80, 1, {5, 2, 1, 2, 2, 1, 4, 4, 0, 1}},
     {"1x1 strided", {2, 7, 6, 32}, 64, 1, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}},
     {"1x1 with padding", {1, 1, 1, 8}, 8, 1, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
     {"stem 7x7", {2, 20, 18, 3}, 64, 1, {7, 7, 2, 2, 1, 1, 3, 3, 3, 3}},
@@ -63,11 +73,15 @@ typedef struct passes {
     int64_t nx, ny, nw;
 } passes;
 
-/* False: the backend cannot compute this. */
-static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem,
-                        bool winograd)
+/* False: the backend cannot compute this. threads 0: as many as there are cores. */
+static bool passes_open_threads(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem,
+                                bool winograd, int threads)
 {
     rig_open(&p->rig);
+    if (threads > 0) {
+        p->rig.backend->threads = threads;
+        omp_set_num_threads(threads);
+    }
     p->ref = ref_conv_make(c->x, c->outputs, c->groups, c->window);
     p->nx = hl_shape_count(p->ref.x);
     p->ny = hl_shape_count(p->ref.y);
@@ -95,6 +109,12 @@ static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_e
     }
     rig_build(&p->rig);
     return true;
+}
+
+static bool passes_open(passes *p, const conv_case *c, hl_elem elem, hl_elem y_elem, hl_elem dy_elem,
+                        bool winograd)
+{
+    return passes_open_threads(p, c, elem, y_elem, dy_elem, winograd, 0);
 }
 
 static void passes_run(passes *p, const double *x, const double *w, const double *dy)
@@ -333,27 +353,56 @@ Test(conv, weight_gradients_accumulate_over_micro_batches)
     rig_close(&p.rig);
 }
 
-Test(conv, depthwise_gradients_of_wide_windows_do_not_depend_on_the_number_of_threads)
+/* One after the other in `all`, which the caller frees. */
+static size_t results_of(const passes *p, char **all)
 {
-    const conv_case c = {"depthwise 5x5", {3, 21, 20, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}};
-    passes p;
-    cr_assert(passes_open(&p, &c, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32, false));
-    double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
-    rig_fill_uniform(x, p.nx, HL_ELEM_F32, 1);
-    rig_fill_uniform(dy, p.ny, HL_ELEM_F32, 3);
-    passes_run(&p, x, w, dy);
-    float *first = calloc((size_t)p.nw, sizeof *first);
-    memcpy(first, p.expr.weight->grad, (size_t)p.nw * sizeof *first);
-    for (int threads = 1; threads <= 3; threads++) {
-        omp_set_num_threads(threads);
-        rig_run(&p.rig, p.weight);
-        rig_run(&p.rig, p.weight_grad);
-        cr_assert_eq(memcmp(first, p.expr.weight->grad, (size_t)p.nw * sizeof *first), 0, "%d threads",
-                     threads);
+    size_t dw = (size_t)p->nw * sizeof(float), bytes = dw + p->y->bytes + p->dx->bytes;
+    *all = calloc(1, bytes);
+    memcpy(*all, p->expr.weight->grad, dw);
+    memcpy(*all + dw, p->y->data, p->y->bytes);
+    memcpy(*all + dw + p->y->bytes, p->dx->data, p->dx->bytes);
+    return bytes;
+}
+
+static void expect_same_with_any_threads(const conv_case *c, hl_elem elem)
+{
+    char *first = NULL;
+    for (int threads = 1; threads <= 5; threads++) {
+        passes p;
+        char *all;
+        cr_assert(passes_open_threads(&p, c, elem, elem, elem, false, threads));
+        double *x = rig_array(p.nx), *w = rig_array(p.nw), *dy = rig_array(p.ny);
+        rig_fill_uniform(x, p.nx, elem, 1);
+        rig_fill_uniform(w, p.nw, elem, 2);
+        rig_fill_uniform(dy, p.ny, elem, 3);
+        passes_run(&p, x, w, dy);
+        size_t bytes = results_of(&p, &all);
+        if (first == NULL)
+            first = all;
+        else
+            cr_assert_eq(memcmp(first, all, bytes), 0, "%s: %d threads", c->name, threads);
+        if (all != first)
+            free(all);
+        free(x);
+        free(w);
+        free(dy);
+        rig_close(&p.rig);
     }
     free(first);
-    free(x);
-    free(w);
-    free(dy);
-    rig_close(&p.rig);
+}
+
+/* Where the kernels are ours; oneDNN does not promise it. */
+Test(conv, results_of_our_kernels_do_not_depend_on_the_number_of_threads)
+{
+    static const conv_case wide = {"depthwise 5x5", {3, 21, 20, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}};
+    static const conv_case pixelwise = {"1x1", {3, 18, 19, 136}, 141, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}};
+    static const conv_case strided = {"1x1 strided", {3, 44, 41, 48}, 70, 1, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}};
+    expect_same_with_any_threads(&wide, HL_ELEM_F32);
+    if (!hl_product_is_native(HL_ELEM_F32))
+        cr_skip_test("SKIPPED: no AVX-512 on this processor");
+    expect_same_with_any_threads(&strided, HL_ELEM_F32);
+    if (!rig_computes(HL_ELEM_BF16))
+        cr_skip_test("SKIPPED: no bf16 on this processor");
+    expect_same_with_any_threads(&pixelwise, HL_ELEM_BF16);
+    expect_same_with_any_threads(&strided, HL_ELEM_BF16);
 }

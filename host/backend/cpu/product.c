@@ -208,7 +208,7 @@ void hl_product_run(const hl_product *p)
 {
     int64_t blocks = (p->pixels + TALL - 1) / TALL;
     clear(p);
-#pragma omp parallel
+#pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < p->lines * blocks; i++)

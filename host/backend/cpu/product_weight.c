@@ -460,7 +460,7 @@ static void run_block(const hl_product_weight *p, const block *b)
 void hl_product_weight_run(const hl_product_weight *p)
 {
     int64_t across = ceil_div(p->units, p->block_units), down = ceil_div(p->panels, p->block_panels);
-#pragma omp parallel for schedule(static, 1)
+#pragma omp parallel for schedule(static, 1) num_threads(p->threads)
     for (int64_t i = 0; i < across * down; i++) {
         block b = {.panel = i / across * p->block_panels, .unit = i % across * p->block_units};
         b.panel_end = b.panel + p->block_panels < p->panels ? b.panel + p->block_panels : p->panels;
