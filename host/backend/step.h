@@ -65,7 +65,7 @@ typedef enum hl_step_kind {
     /* POOL: out 0 = max or average over the window of in 0; out 1 (max, training; else NULL): u8 or i32
        window index. */
     HL_STEP_POOL,
-    /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0. */
+    /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0; f32, or of in 0's type. */
     HL_STEP_GLOBAL_POOL,
     /* ADD: out 0 = act(in 0 + in 1 + ...), any number of equal shapes. */
     HL_STEP_ADD,
