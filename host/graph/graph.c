@@ -57,7 +57,7 @@ hl_param *hl_graph_add_param(hl_graph *g, const char *name, hl_param_role role, 
     *p = (hl_param){.name = copy, .role = role, .ndim = ndim, .count = (int64_t)count};
     for (int i = 0; i < ndim; i++)
         p->shape[i] = shape[i];
-    status = hl_alloc_array(count, sizeof(float), name, (void **)&p->host);
+    status = hl_alloc_lazy(count, sizeof(float), name, (void **)&p->host);
     if (status != HL_OK) {
         stick(g, status);
         return NULL;
@@ -232,6 +232,36 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     return node->id;
 }
 
+hl_value hl_graph_head_conv(hl_graph *g, const char *name, hl_value x, int64_t classes)
+{
+    hl_value value = hl_graph_conv(g, name, x, (hl_conv_spec){.out = classes, .bias = true});
+    if (value == HL_NO_VALUE || g->status != HL_OK)
+        return HL_NO_VALUE;
+    hl_node *node = g->nodes[value];
+    node->head = node->expr.weight->head = node->expr.bias->head = true;
+    return value;
+}
+
+hl_value hl_graph_flat_linear(hl_graph *g, const char *name, hl_value x, int64_t out, bool bias)
+{
+    hl_node *node = add_node(g, HL_OP_LINEAR, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    hl_shape in = node->shape;
+    if (out < 1 || out > MAX_EXTENT)
+        return stick(g, hl_fail(HL_E_ARG, name, NULL, "%lld outputs are out of range", (long long)out));
+    node->window.kh = in.h;
+    node->window.kw = in.w;
+    node->shape = (hl_shape){1, 1, 1, out};
+    const int64_t shape[4] = {out, in.c, in.h, in.w};
+    node->expr.weight = layer_param(g, node, "weight", HL_PARAM_WEIGHT, 4, shape);
+    if (node->expr.weight != NULL)
+        node->expr.weight->flat = true;
+    if (bias)
+        node->expr.bias = layer_param(g, node, "bias", HL_PARAM_BIAS, 1, shape);
+    return node->id;
+}
+
 static hl_value add_linear(hl_graph *g, const char *name, hl_value x, int64_t out, bool bias, bool head)
 {
     hl_node *node = add_node(g, HL_OP_LINEAR, name, &x, 1);
@@ -313,6 +343,21 @@ hl_value hl_graph_global_pool(hl_graph *g, const char *name, hl_value x)
         return HL_NO_VALUE;
     node->shape.h = node->shape.w = 1;
     return node->id;
+}
+
+hl_value hl_graph_grid_pool(hl_graph *g, const char *name, hl_value x, int64_t size, const char *todo)
+{
+    if (g->status != HL_OK || x == HL_NO_VALUE)
+        return HL_NO_VALUE;
+    hl_shape in = g->nodes[x]->shape;
+    int64_t cell = in.h / size;
+    if (in.h == size && in.w == size)
+        return x;
+    if (cell < 1 || in.h != cell * size || in.w != in.h)
+        return stick(g, hl_fail(HL_E_ARG, name, todo,
+                                "a map of %lld x %lld does not divide into %lld x %lld cells",
+                                (long long)in.h, (long long)in.w, (long long)size, (long long)size));
+    return hl_graph_pool(g, name, x, (hl_pool_spec){.kernel = cell, .stride = cell});
 }
 
 static bool same_extent(hl_shape a, hl_shape b)
@@ -434,7 +479,7 @@ void hl_graph_redirect(hl_graph *g, hl_value old, hl_value replacement, hl_value
 static void init_param(hl_param *p, uint64_t seed, uint32_t index)
 {
     float deviation = 0.0f, constant = 0.0f;
-    if (p->role == HL_PARAM_WEIGHT && p->ndim == 4)
+    if (hl_param_is_conv(p))
         deviation = sqrtf(2.0f / (float)(p->shape[0] * p->shape[2] * p->shape[3]));
     else if (p->role == HL_PARAM_WEIGHT)
         deviation = 0.01f;

@@ -93,8 +93,12 @@ hl_value hl_graph_input(hl_graph *graph, int64_t h, int64_t w, int64_t c);
 hl_value hl_graph_conv(hl_graph *graph, const char *name, hl_value x, hl_conv_spec spec);
 /* Fully connected over channels of each position, with bias. */
 hl_value hl_graph_linear(hl_graph *graph, const char *name, hl_value x, int64_t out, bool bias);
-/* The classifier: a linear layer whose parameters are the head. */
+/* The same over all of a map, flattened as PyTorch does: channels, rows, columns. It is computed as a
+ * convolution whose window is the map; its weight is a matrix in files (hl_param.flat). */
+hl_value hl_graph_flat_linear(hl_graph *graph, const char *name, hl_value x, int64_t out, bool bias);
+/* The classifier: a linear layer whose parameters are the head; or a 1x1 convolution. */
 hl_value hl_graph_head(hl_graph *graph, const char *name, hl_value x, int64_t classes);
+hl_value hl_graph_head_conv(hl_graph *graph, const char *name, hl_value x, int64_t classes);
 /* Batch norm with scale, shift and running statistics; momentum is the share of the new batch. */
 hl_value hl_graph_norm(hl_graph *graph, const char *name, hl_value x, float eps, float momentum);
 hl_value hl_graph_act(hl_graph *graph, const char *name, hl_value x, hl_act act);
@@ -105,6 +109,10 @@ typedef struct hl_pool_spec {
 } hl_pool_spec;
 hl_value hl_graph_pool(hl_graph *graph, const char *name, hl_value x, hl_pool_spec spec);
 hl_value hl_graph_global_pool(hl_graph *graph, const char *name, hl_value x);
+/* torch's adaptive average pooling to size x size, where its cells are equal and do not overlap: the input's
+ * height and width are multiples of `size` (the size itself: x is returned as it is). Elsewhere an error that
+ * says what to do: `todo`. */
+hl_value hl_graph_grid_pool(hl_graph *graph, const char *name, hl_value x, int64_t size, const char *todo);
 hl_value hl_graph_add(hl_graph *graph, const char *name, hl_value a, hl_value b);
 /* b has a's shape or is [1, 1, c]. */
 hl_value hl_graph_mul(hl_graph *graph, const char *name, hl_value a, hl_value b);
