@@ -20,7 +20,9 @@ struct hl_model_info {
     int64_t image_size, resize;
     bool bicubic;
     float mean[3], std[3];
-    const char *head;         /* module name of the classifier */
+    const char *head;      /* module name of the classifier */
+    const char *auxiliary; /* what names of auxiliary classifiers begin with, in files; they are passed over.
+                              Or NULL */
     const char *weights_file; /* as published */
     const char *licence;
     float top1; /* ImageNet-1k accuracy in percent, as published for weights_file */

@@ -90,11 +90,14 @@ static int compare_keys(const void *a, const void *b)
 }
 
 /* Tensors of the file that no parameter asked for; `keys` are the sorted names that were. */
-static void find_extra(const hl_tensor_map *map, const char **keys, size_t count, fault *extra)
+static void find_extra(const hl_model_info *info, const hl_tensor_map *map, const char **keys, size_t count,
+                       fault *extra)
 {
     for (size_t i = 0; i < hl_tensor_map_count(map); i++) {
         const char *name = hl_tensor_map_at(map, i)->name;
-        if (!ends_with(name, "num_batches_tracked") &&
+        bool auxiliary =
+            info->auxiliary != NULL && strncmp(name, info->auxiliary, strlen(info->auxiliary)) == 0;
+        if (!auxiliary && !ends_with(name, "num_batches_tracked") &&
             bsearch(&name, keys, count, sizeof *keys, compare_keys) == NULL)
             note(extra, name);
     }
@@ -151,7 +154,7 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     }
     if (status == HL_OK) {
         qsort(keys, graph->param_count, sizeof *keys, compare_keys);
-        find_extra(map, keys, graph->param_count, &extra);
+        find_extra(info, map, keys, graph->param_count, &extra);
         status = complain(file, info, &missing, &extra, &misshaped);
     }
     free(keys);

@@ -102,6 +102,12 @@ CASES = {
         ("features.1.1.add", "features.1"), ("features.2.0.block.1.1", "features.2.0"), ("features.3.3.add", "features.3"),
         ("features.4.0.block.2.mul", "features.4.0.block.2"), ("features.7.1.act", "features.7")]),
     "regnet_x_400mf": ("regnet_x_400mf", 48, 17, ("frozen",), REGNET),
+    "googlenet": ("googlenet", 65, 17, ("frozen", "batch"), [
+        ("maxpool2", "maxpool2"), ("inception3b.concat", "inception3b"), ("maxpool4", "maxpool4"),
+        ("inception5b.concat", "inception5b")]),
+    "inception_v3": ("inception_v3", 79, 17, ("frozen",), [
+        ("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
+        ("Mixed_7c.concat", "Mixed_7c")]),
     "regnet_y_400mf": ("regnet_y_400mf", 64, 17, TWO, REGNET),
 }
 

@@ -207,19 +207,21 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     int64_t kh = or_one(spec.kernel_h != 0 ? spec.kernel_h : spec.kernel);
     int64_t kw = or_one(spec.kernel_w != 0 ? spec.kernel_w : spec.kernel);
     int64_t stride = or_one(spec.stride), dilation = or_one(spec.dilation), groups = or_one(spec.groups);
+    int64_t padding_h = spec.padding_h != 0 ? spec.padding_h : spec.padding,
+            padding_w = spec.padding_w != 0 ? spec.padding_w : spec.padding;
     hl_shape in = node->shape;
     if (spec.out < 1 || spec.out > MAX_EXTENT || groups < 1 || in.c % groups != 0 || spec.out % groups != 0)
         return stick(g,
                      hl_fail(HL_E_ARG, name, NULL, "%lld groups do not divide %lld inputs and %lld outputs",
                              (long long)groups, (long long)in.c, (long long)spec.out));
-    if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || spec.padding < 0 || kh > 4096 || kw > 4096 ||
-        stride > 4096 || dilation > 4096 || spec.padding > 4096)
+    if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || padding_h < 0 || padding_w < 0 || kh > 4096 ||
+        kw > 4096 || stride > 4096 || dilation > 4096 || padding_h > 4096 || padding_w > 4096)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
     node->window =
         (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, spec.padding, spec.padding_same, false,
+    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false,
                               &node->window.top, &node->window.bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, spec.padding, spec.padding_same, false,
+    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false,
                               &node->window.left, &node->window.right);
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);

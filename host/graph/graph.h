@@ -80,10 +80,12 @@ typedef struct hl_conv_spec {
     int64_t out;    /* output channels */
     int64_t kernel; /* square window [1]; or kernel_h, kernel_w */
     int64_t kernel_h, kernel_w;
-    int64_t stride;    /* [1] */
-    int64_t dilation;  /* 1 = dense [1] */
-    int64_t groups;    /* [1] */
-    int64_t padding;   /* on all four sides; or padding_same */
+    int64_t stride;   /* [1] */
+    int64_t dilation; /* 1 = dense [1] */
+    int64_t groups;   /* [1] */
+    int64_t padding;  /* on all four sides; or padding_h above and below, padding_w at the sides; or
+                         padding_same */
+    int64_t padding_h, padding_w;
     bool padding_same; /* TensorFlow's SAME: output = ceil(input / stride), the odd pixel on the bottom and
                           right */
     bool bias;

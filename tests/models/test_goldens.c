@@ -283,7 +283,8 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"efficientnet_b0", "frozen"},    {"efficientnet_b0", "batch"},
                                   {"tf_efficientnet_b0", "frozen"}, {"efficientnet_v2_s", "frozen"},
                                   {"regnet_x_400mf", "frozen"},     {"regnet_y_400mf", "frozen"},
-                                  {"regnet_y_400mf", "smooth"}};
+                                  {"regnet_y_400mf", "smooth"},     {"googlenet", "frozen"},
+                                  {"googlenet", "batch"},           {"inception_v3", "frozen"}};
     return cr_make_param_array(golden_case, cases, sizeof cases / sizeof *cases);
 }
 

@@ -149,7 +149,7 @@ static bool takes(const hl_model_info *info, int64_t size)
     static const struct {
         const char *name;
         int64_t least, grid;
-    } rows[] = {{"vgg", 224, 7}, {"alexnet", 223, 6}};
+    } rows[] = {{"vgg", 224, 7}, {"alexnet", 223, 6}, {"inception_v3", 75, 0}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strncmp(info->name, rows[i].name, strlen(rows[i].name)) == 0)
             return size >= rows[i].least && (rows[i].grid == 0 || size == 224);

@@ -356,6 +356,23 @@ Test(weights, a_head_for_other_classes_is_left_out)
     hl_tensor_map_destroy(headless);
 }
 
+Test(weights, auxiliary_classifiers_are_passed_over)
+{
+    const hl_model_info *info = find("googlenet");
+    hl_tensor_map *map = state_of(info, CLASSES);
+    const float one = 1.0f;
+    put(map, "aux1.conv.conv.weight", HL_DTYPE_F32, 0, NULL, &one);
+    put(map, "aux2.fc2.bias", HL_DTYPE_F32, 0, NULL, &one);
+    hl_graph *graph = build(info, CLASSES);
+    hl_load_report report;
+    cr_expect_eq(hl_weights_load(graph, info, map, "file", &report), HL_OK, "%s", hl_last_error());
+    cr_expect_eq((size_t)report.loaded, graph->param_count);
+    hl_graph_destroy(graph);
+    put(map, "AuxLogits.fc.weight", HL_DTYPE_F32, 0, NULL, &one);
+    expect_refused("googlenet", map, "1 unexpected", "AuxLogits.fc.weight");
+    hl_tensor_map_destroy(map);
+}
+
 Test(weights, a_head_that_is_a_convolution_is_left_out_as_well)
 {
     const hl_model_info *info = find("squeezenet1_1");
