@@ -108,6 +108,9 @@ CASES = {
     "inception_v3": ("inception_v3", 79, 17, ("frozen",), [
         ("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
         ("Mixed_7c.concat", "Mixed_7c")]),
+    "shufflenet_v2_x0_5": ("shufflenet_v2_x0_5", 64, 17, TWO, [
+        ("maxpool", "maxpool"), ("stage2.0.shuffle", "stage2.0"), ("stage2.3.shuffle", "stage2"),
+        ("stage3.7.shuffle", "stage3"), ("conv5.1.act", "conv5")]),
     "regnet_y_400mf": ("regnet_y_400mf", 64, 17, TWO, REGNET),
 }
 

@@ -28,6 +28,7 @@ typedef struct hl_tensor {
                      channels-last */
     size_t bytes; /* for opaque tensors set by the backend's prepare */
     void *data;   /* address where the backend computes; set before bind */
+    struct hl_tensor *base; /* the tensor whose memory this is, in another shape; NULL: it has its own */
 } hl_tensor;
 
 typedef enum hl_step_kind {

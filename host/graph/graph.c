@@ -412,6 +412,33 @@ hl_value hl_graph_concat(hl_graph *g, const char *name, const hl_value *values, 
     return node->id;
 }
 
+void hl_graph_halves(hl_graph *g, const char *name, hl_value x, hl_value halves[2])
+{
+    for (int i = 0; i < 2; i++) {
+        hl_node *node = add_node(g, HL_OP_HALF, hl_graph_name(g, "%s.%d", name, i), &x, 1);
+        halves[i] = node == NULL ? HL_NO_VALUE : node->id;
+        if (node == NULL)
+            continue;
+        if (node->shape.c % 2 != 0)
+            stick(g, hl_fail(HL_E_ARG, name, NULL, "%lld channels have no halves", (long long)node->shape.c));
+        node->shape.c /= 2;
+        node->half = i;
+    }
+}
+
+hl_value hl_graph_interleave(hl_graph *g, const char *name, hl_value a, hl_value b)
+{
+    const hl_value in[2] = {a, b};
+    hl_node *node = add_node(g, HL_OP_INTERLEAVE, name, in, 2);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    hl_shape other = g->nodes[b]->shape;
+    if (!same_extent(node->shape, other) || node->shape.c != other.c)
+        return mismatch(g, name, node->shape, other);
+    node->shape.c *= 2;
+    return node->id;
+}
+
 hl_value hl_graph_dropout(hl_graph *g, const char *name, hl_value x, float p)
 {
     hl_node *node = add_node(g, HL_OP_DROPOUT, name, &x, 1);

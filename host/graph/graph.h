@@ -27,6 +27,8 @@ typedef enum hl_op {
     HL_OP_ADD,
     HL_OP_MUL,
     HL_OP_CONCAT,
+    HL_OP_HALF,       /* one half of its input's channels; the other half is the node beside it */
+    HL_OP_INTERLEAVE, /* channels of two inputs in turn */
     HL_OP_DROPOUT
 } hl_op;
 
@@ -49,6 +51,8 @@ typedef struct hl_node {
     hl_act act;
     /* POOL */
     bool pool_max, count_padding;
+    /* HALF */
+    int half; /* 0: the first, 1: the second */
     /* DROPOUT */
     float drop;
 } hl_node;
@@ -119,6 +123,10 @@ hl_value hl_graph_add(hl_graph *graph, const char *name, hl_value a, hl_value b)
 /* b has a's shape or is [1, 1, c]. */
 hl_value hl_graph_mul(hl_graph *graph, const char *name, hl_value a, hl_value b);
 hl_value hl_graph_concat(hl_graph *graph, const char *name, const hl_value *values, int count);
+/* The first and the second half of x's channels, NAME.0 and NAME.1. Both have to be read. */
+void hl_graph_halves(hl_graph *graph, const char *name, hl_value x, hl_value halves[2]);
+/* Channels a0, b0, a1, b1, ...: torch's concatenation of the two and a channel shuffle in two groups. */
+hl_value hl_graph_interleave(hl_graph *graph, const char *name, hl_value a, hl_value b);
 hl_value hl_graph_dropout(hl_graph *graph, const char *name, hl_value x, float p);
 
 /* Formats a name into the graph's memory: hl_graph_name(g, "features.%d.conv", i). */

@@ -284,7 +284,8 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"tf_efficientnet_b0", "frozen"}, {"efficientnet_v2_s", "frozen"},
                                   {"regnet_x_400mf", "frozen"},     {"regnet_y_400mf", "frozen"},
                                   {"regnet_y_400mf", "smooth"},     {"googlenet", "frozen"},
-                                  {"googlenet", "batch"},           {"inception_v3", "frozen"}};
+                                  {"googlenet", "batch"},           {"inception_v3", "frozen"},
+                                  {"shufflenet_v2_x0_5", "frozen"}, {"shufflenet_v2_x0_5", "smooth"}};
     return cr_make_param_array(golden_case, cases, sizeof cases / sizeof *cases);
 }
 
