@@ -41,9 +41,9 @@ int hl_launch_act_grad(hl_act act, const void *operand, hl_terms terms, void *ou
 int hl_launch_mul(const void *a, const void *b, bool broadcast, void *out, hl_elem elem, int64_t n,
                   int64_t pixels, int64_t channels, hl_cuda_stream stream);
 /* out [n, channels] = factor * sum over pixels of a b; with b NULL of a alone. The gradient of a broadcast
- * factor (b given), and global average pooling (b NULL, factor 1 / pixels). */
-int hl_launch_pixel_sum(const void *a, const void *b, float factor, void *out, hl_elem elem, int64_t n,
-                        int64_t pixels, int64_t channels, hl_cuda_stream stream);
+ * factor (b given), and global average pooling (b NULL, factor 1 / pixels). out_elem is elem or f32. */
+int hl_launch_pixel_sum(const void *a, const void *b, float factor, void *out, hl_elem elem, hl_elem out_elem,
+                        int64_t n, int64_t pixels, int64_t channels, hl_cuda_stream stream);
 /* out [n, pixels, channels] = factor * a [n, channels]: the gradient of global average pooling. */
 int hl_launch_pixel_spread(const void *a, float factor, void *out, hl_elem elem, int64_t n, int64_t pixels,
                            int64_t channels, hl_cuda_stream stream);

@@ -1,14 +1,15 @@
 /* Sums over the pixels of an image and their reverse: global pooling, gradients of per-channel factors.
  *
- * a, b [n, pixels, channels]; sums [n, channels]. A block of 32 x 8 threads has 32 channels of one image:
- * lanes read neighbouring channels, levels take every eighth pixel; the levels' sums are added in order. */
+ * a, b [n, pixels, channels]; sums [n, channels], of the same type or float. A block of 32 x 8 threads has 32
+ * channels of one image: lanes read neighbouring channels, levels take every eighth pixel; the levels' sums
+ * are added in order. */
 #include "kernels/elem.cuh"
 #include "kernels/kernels.h"
 
 enum { LANES = 32, LEVELS = 8 };
 
-template <typename T>
-static __global__ void pixel_sum(const T *a, const T *b, float factor, T *out, int64_t pixels,
+template <typename T, typename O>
+static __global__ void pixel_sum(const T *a, const T *b, float factor, O *out, int64_t pixels,
                                  int64_t channels, int strips)
 {
     __shared__ float partial[LEVELS][LANES];
@@ -27,21 +28,26 @@ static __global__ void pixel_sum(const T *a, const T *b, float factor, T *out, i
         float total = 0.0f;
         for (int k = 0; k < LEVELS; k++)
             total += partial[k][lane];
-        out[n * channels + c] = hl_from_float<T>(total * factor);
+        out[n * channels + c] = hl_from_float<O>(total * factor);
     }
 }
 
 extern "C" int hl_launch_pixel_sum(const void *a, const void *b, float factor, void *out, hl_elem elem,
-                                   int64_t n, int64_t pixels, int64_t channels, hl_cuda_stream stream)
+                                   hl_elem out_elem, int64_t n, int64_t pixels, int64_t channels,
+                                   hl_cuda_stream stream)
 {
     int64_t strips = (channels + LANES - 1) / LANES;
-    if (n * strips > INT32_MAX)
+    if (n * strips > INT32_MAX || (out_elem != elem && out_elem != HL_ELEM_F32))
         return (int)cudaErrorInvalidValue;
     if (n * strips > 0)
-        HL_DISPATCH_ELEM(elem, T,
-                         HL_LAUNCH((pixel_sum<T>), (unsigned)(n * strips), LANES * LEVELS, 0, stream,
-                                   (const T *)a, (const T *)b, factor, (T *)out, pixels, channels,
-                                   (int)strips));
+        HL_DISPATCH_ELEM(elem, T, {
+            if (out_elem == elem)
+                HL_LAUNCH((pixel_sum<T, T>), (unsigned)(n * strips), LANES * LEVELS, 0, stream, (const T *)a,
+                          (const T *)b, factor, (T *)out, pixels, channels, (int)strips);
+            else
+                HL_LAUNCH((pixel_sum<T, float>), (unsigned)(n * strips), LANES * LEVELS, 0, stream,
+                          (const T *)a, (const T *)b, factor, (float *)out, pixels, channels, (int)strips);
+        });
     return (int)cudaGetLastError();
 }
 

@@ -25,13 +25,13 @@ static hl_value inverted_residual(hl_graph *g, int index, hl_value x, int64_t ex
     return stride == 1 && in == out ? hl_graph_add(g, hl_graph_name(g, "features.%d.add", index), x, y) : y;
 }
 
-hl_value hl_build_mobilenet_v2(hl_graph *g, const hl_model_info *info, hl_value x, int64_t classes)
+static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_t classes)
 {
     static const struct {
         int64_t expand, out, repeats, stride;
     } stages[] = {{1, 16, 1, 1}, {6, 24, 2, 2},  {6, 32, 3, 2}, {6, 64, 4, 2},
                   {6, 96, 3, 1}, {6, 160, 3, 2}, {6, 320, 1, 1}};
-    double width = (double)info->width;
+    double width = info->width > 0.0 ? info->width : 1.0;
     x = hl_conv_norm_act(
         g, &style, "features.0.0", "features.0.1", x,
         (hl_conv_spec){.out = hl_make_divisible(32 * width, 8), .kernel = 3, .stride = 2, .padding = 1},
@@ -48,3 +48,16 @@ hl_value hl_build_mobilenet_v2(hl_graph *g, const hl_model_info *info, hl_value 
     x = hl_graph_dropout(g, "classifier.0", x, 0.2f);
     return hl_graph_head(g, "classifier.1", x, classes);
 }
+
+static const hl_model_info models[] = {
+    {.name = "mobilenet_v2",
+     .build = build,
+     .image_size = 224,
+     .resize = 256,
+     HL_TORCHVISION,
+     .head = "classifier.1",
+     .weights_file = "mobilenet_v2-b0353104.pth",
+     .top1 = 71.878f,
+     .paper = "arXiv 1801.04381"},
+};
+HL_MODEL_FAMILY(mobilenet_v2);

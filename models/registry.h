@@ -9,18 +9,20 @@ typedef struct hl_model_info hl_model_info;
 struct hl_model_info {
     const char *name;  /* torchvision's, or timm's where torchvision has no such model */
     const char *alias; /* another name it is known by, or NULL */
+    bool timm;         /* layers are named as timm's */
     /* Adds the layers from the normalised image `x` to the logits, which it returns. */
     hl_value (*build)(hl_graph *graph, const hl_model_info *info, hl_value x, int64_t classes);
-    /* What the builder needs to know about the variant; meaning is the family's. */
-    float width, depth;
-    int blocks[4];
-    bool bottleneck;
+    /* What the builder needs to know about the variant. */
+    const void *variant; /* of the family's own type */
+    double width, depth; /* multiples of the family's channels and blocks; 0 is 1 */
     /* Preprocessing that the published weights were made for: the shorter side is resized to `resize`, then a
      * square of `image_size` is cut from the centre. */
     int64_t image_size, resize;
     bool bicubic;
     float mean[3], std[3];
-    const char *head;         /* module name of the classifier */
+    const char *head;      /* module name of the classifier */
+    const char *auxiliary; /* what names of auxiliary classifiers begin with, in files; they are passed over.
+                              Or NULL */
     const char *weights_file; /* as published */
     const char *licence;
     float top1; /* ImageNet-1k accuracy in percent, as published for weights_file */

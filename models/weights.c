@@ -13,84 +13,11 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-/* Number of blocks in stages before `stage`: EfficientNet-PyTorch numbers blocks through, timm by stage. */
-static int blocks_before(const hl_graph *graph, int stage)
-{
-    int count = 0;
-    for (size_t v = 0; v < graph->node_count; v++) {
-        int s, b, used = 0;
-        if (sscanf(graph->nodes[v]->name, "blocks.%d.%d.conv_dw%n", &s, &b, &used) == 2 && used > 0 &&
-            graph->nodes[v]->name[used] == '\0' && s < stage)
-            count++;
-    }
-    return count;
-}
-
-static bool has_layer(const hl_graph *graph, const char *name)
-{
-    for (size_t v = 0; v < graph->node_count; v++)
-        if (strcmp(graph->nodes[v]->name, name) == 0)
-            return true;
-    return false;
-}
-
-/* timm's "blocks.1.0.bn2.weight" as EfficientNet-PyTorch's "_blocks.1._bn1.weight". */
-static const char *efficientnet_block_key(const hl_graph *graph, int stage, int block, const char *rest,
-                                          char *buf, size_t size)
-{
-    static const char *const expanded[][2] = {{"conv_pw.", "_expand_conv."},    {"bn1.", "_bn0."},
-                                              {"conv_dw.", "_depthwise_conv."}, {"bn2.", "_bn1."},
-                                              {"conv_pwl.", "_project_conv."},  {"bn3.", "_bn2."}};
-    static const char *const plain[][2] = {{"conv_dw.", "_depthwise_conv."},
-                                           {"bn1.", "_bn1."},
-                                           {"conv_pw.", "_project_conv."},
-                                           {"bn2.", "_bn2."}};
-    char probe[64];
-    snprintf(probe, sizeof probe, "blocks.%d.%d.conv_pwl", stage, block);
-    bool expands = has_layer(graph, probe);
-    const char *const(*map)[2] = expands ? expanded : plain;
-    size_t count = expands ? sizeof expanded / sizeof *expanded : sizeof plain / sizeof *plain;
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(rest, map[i][0], strlen(map[i][0])) == 0) {
-            snprintf(buf, size, "_blocks.%d.%s%s", blocks_before(graph, stage) + block, map[i][1],
-                     rest + strlen(map[i][0]));
-            return buf;
-        }
-    snprintf(buf, size, "%s", rest);
-    return buf;
-}
-
-const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,
-                           size_t size)
-{
-    static const char *const outer[][2] = {{"conv_stem.", "_conv_stem."},
-                                           {"bn1.", "_bn0."},
-                                           {"conv_head.", "_conv_head."},
-                                           {"bn2.", "_bn1."},
-                                           {"classifier.", "_fc."}};
-    int stage, block, used = 0;
-    if (style == HL_KEYS_EFFICIENTNET && sscanf(name, "blocks.%d.%d.%n", &stage, &block, &used) == 2 &&
-        used > 0)
-        return efficientnet_block_key(graph, stage, block, name + used, buf, size);
-    for (size_t i = 0; style == HL_KEYS_EFFICIENTNET && i < sizeof outer / sizeof *outer; i++)
-        if (strncmp(name, outer[i][0], strlen(outer[i][0])) == 0) {
-            snprintf(buf, size, "%s%s", outer[i][1], name + strlen(outer[i][0]));
-            return buf;
-        }
-    snprintf(buf, size, "%s", name);
-    return buf;
-}
-
-static hl_key_style style_of(const hl_tensor_map *map)
-{
-    return hl_tensor_map_find(map, "_conv_stem.weight") != NULL ? HL_KEYS_EFFICIENTNET : HL_KEYS_NATIVE;
-}
-
 static const hl_named_tensor *head_weight(const hl_model_info *info, const hl_tensor_map *map)
 {
     char key[KEY_SIZE];
     snprintf(key, sizeof key, "%s.weight", info->head);
-    return hl_tensor_map_find(map, style_of(map) == HL_KEYS_EFFICIENTNET ? "_fc.weight" : key);
+    return hl_tensor_map_find(map, hl_weights_style(map) == HL_KEYS_EFFICIENTNET ? "_fc.weight" : key);
 }
 
 int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map)
@@ -101,10 +28,18 @@ int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map)
 
 static bool same_shape(const hl_param *p, const hl_named_tensor *t)
 {
-    if (p->ndim != t->ndim)
+    int64_t shape[4];
+    int ndim = hl_param_file_shape(p, shape);
+    return ndim == t->ndim && memcmp(shape, t->shape, (size_t)ndim * sizeof *shape) == 0;
+}
+
+/* Does the head of the file differ in its number of rows alone? */
+static bool is_for_other_classes(const hl_param *own, const hl_named_tensor *head)
+{
+    if (head->ndim != own->ndim || head->shape[0] == own->shape[0])
         return false;
-    for (int i = 0; i < p->ndim; i++)
-        if (p->shape[i] != t->shape[i])
+    for (int i = 1; i < own->ndim; i++)
+        if (head->shape[i] != own->shape[i])
             return false;
     return true;
 }
@@ -142,8 +77,8 @@ static void note(fault *f, const char *text)
 static void note_shape(fault *f, const hl_param *p, const hl_named_tensor *t)
 {
     char have[96], wanted[96], text[KEY_SIZE + 128];
-    hl_named_tensor model = {.ndim = p->ndim};
-    memcpy(model.shape, p->shape, sizeof p->shape);
+    hl_named_tensor model = {0};
+    model.ndim = hl_param_file_shape(p, model.shape);
     snprintf(text, sizeof text, "%s is %s where the model has %s", t->name,
              hl_tensor_shape_text(t, have, sizeof have), hl_tensor_shape_text(&model, wanted, sizeof wanted));
     note(f, text);
@@ -155,11 +90,14 @@ static int compare_keys(const void *a, const void *b)
 }
 
 /* Tensors of the file that no parameter asked for; `keys` are the sorted names that were. */
-static void find_extra(const hl_tensor_map *map, const char **keys, size_t count, fault *extra)
+static void find_extra(const hl_model_info *info, const hl_tensor_map *map, const char **keys, size_t count,
+                       fault *extra)
 {
     for (size_t i = 0; i < hl_tensor_map_count(map); i++) {
         const char *name = hl_tensor_map_at(map, i)->name;
-        if (!ends_with(name, "num_batches_tracked") &&
+        bool auxiliary =
+            info->auxiliary != NULL && strncmp(name, info->auxiliary, strlen(info->auxiliary)) == 0;
+        if (!auxiliary && !ends_with(name, "num_batches_tracked") &&
             bsearch(&name, keys, count, sizeof *keys, compare_keys) == NULL)
             note(extra, name);
     }
@@ -187,16 +125,14 @@ static hl_status complain(const char *file, const hl_model_info *info, const fau
 hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
                           const char *file, hl_load_report *report)
 {
-    hl_load_report r = {.style = style_of(map), .classes = hl_weights_classes(info, map)};
+    hl_load_report r = {.style = hl_weights_style(map), .classes = hl_weights_classes(info, map)};
     fault missing = {0}, extra = {0}, misshaped = {0};
     const hl_named_tensor *head = head_weight(info, map);
     const hl_param *own_head = NULL;
     for (size_t i = 0; i < graph->param_count; i++)
         if (graph->params[i]->head && graph->params[i]->role == HL_PARAM_WEIGHT)
             own_head = graph->params[i];
-    r.head_skipped =
-        head == NULL || (own_head != NULL && head->ndim == 2 && head->shape[0] != own_head->shape[0] &&
-                         head->shape[1] == own_head->shape[1]);
+    r.head_skipped = head == NULL || (own_head != NULL && is_for_other_classes(own_head, head));
     char(*text)[KEY_SIZE];
     const char **keys;
     HL_TRY(hl_alloc_array(graph->param_count, KEY_SIZE, file, (void **)&text));
@@ -218,7 +154,7 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     }
     if (status == HL_OK) {
         qsort(keys, graph->param_count, sizeof *keys, compare_keys);
-        find_extra(map, keys, graph->param_count, &extra);
+        find_extra(info, map, keys, graph->param_count, &extra);
         status = complain(file, info, &missing, &extra, &misshaped);
     }
     free(keys);
@@ -234,7 +170,9 @@ static hl_status export_weight(hl_tensor_map *map, const hl_node *node)
     float *merged;
     HL_TRY(hl_alloc_array((size_t)w->count, sizeof *merged, w->name, (void **)&merged));
     hl_weight_expr_merge(&node->expr, merged);
-    hl_status status = hl_tensor_map_add(map, w->name, HL_DTYPE_F32, w->ndim, w->shape, merged);
+    int64_t shape[4];
+    int ndim = hl_param_file_shape(w, shape);
+    hl_status status = hl_tensor_map_add(map, w->name, HL_DTYPE_F32, ndim, shape, merged);
     free(merged);
     return status;
 }

@@ -9,8 +9,10 @@
 
 /* Whose names the tensors of a file have. */
 typedef enum hl_key_style {
-    HL_KEYS_NATIVE,      /* the graph's own: torchvision's, for EfficientNet-Lite timm's */
-    HL_KEYS_EFFICIENTNET /* lukemelas/EfficientNet-PyTorch */
+    HL_KEYS_NATIVE,       /* the graph's own: torchvision's, or timm's where the registry says so */
+    HL_KEYS_EFFICIENTNET, /* lukemelas/EfficientNet-PyTorch */
+    HL_KEYS_DENSENET, /* the published files of DenseNet, older than torchvision's names: norm.1 for norm1 */
+    HL_KEYS_COUNT
 } hl_key_style;
 
 typedef struct hl_load_report {
@@ -30,6 +32,9 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
 
 /* Classes of the head in `map`, whatever its key style; 0 when there is no head. */
 int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map);
+
+/* Told by a key that only files of that style have. */
+hl_key_style hl_weights_style(const hl_tensor_map *map);
 
 /* The file's name for a parameter, in a style: into buf, returned. */
 const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,

@@ -3,14 +3,13 @@
 
 usage: make_model_goldens.py [OUT_FOLDER [CASE...]]     (needs torch, torchvision, timm, safetensors)
 
+Also OUT_FOLDER/zoo.txt: for every model of the zoo how many parameters it has, the keys of its state dict, and what is
+published with its weights; CASE "zoo" writes it alone.
+
 Weights and images come from the formula of tests/support/formula.h, so only results are stored. PyTorch computes in
 double on the float values that the formula gives. Each file holds
 
-    counts        parameters with 1000 classes, weights of convolutions, gates of all and of spatial convolutions
-    preprocess    size, resize, bicubic (1 or 0), mean, std
-    image_size, classes, batch, smoothing
-    state         hashes of "KEY TYPE SHAPE" for every tensor of the state dict, such as
-                  "bn1.num_batches_tracked I64 []", in ascending order
+    image_size, classes, batch, smoothing, width
 and by mode
     forward/      as evaluated
     frozen/       norms on running statistics, with gradients
@@ -32,6 +31,7 @@ One activation within rounding of a kink, out of a million, has the other slope 
 and more of their norm. So for frozen/ the images are those, of a few drawn, whose activations stay farthest from
 kinks, and smooth/ has none.
 """
+import contextlib
 import os
 import sys
 
@@ -42,13 +42,16 @@ import torchvision
 from safetensors.numpy import save_file
 from torch import nn
 
+import model_reference as reference
+
 FORMAT = "heirloom model golden 1"
-BATCH, SMOOTHING = 2, 0.1
+BATCH, SMOOTHING, TABLE_CLASSES = 2, 0.1, 17
 
 # case: (model, image size, classes, modes, layers). A layer is (name in the graph, module here).
 MOBILENET = [("features.0.1.act", "features.0"), ("features.3.add", "features.3"), ("features.17.conv.3", "features.17"),
              ("features.18.1.act", "features.18")]
 ALL = ("frozen", "batch", "smooth")
+TWO = ("frozen", "smooth")
 MARGIN, TRIES = 2e-6, 40
 
 
@@ -59,6 +62,10 @@ def resnet_layers(blocks):
 
 LITE = [("blocks.0.0.bn2", "blocks.0.0"), ("blocks.1.1.add", "blocks.1.1"), ("blocks.6.0.bn3", "blocks.6.0"),
         ("bn2.act", "bn2")]
+REGNET = [("stem.1.act", "stem"), ("trunk_output.block1.block1-0.activation", "trunk_output.block1"),
+          ("trunk_output.block2.block2-1.activation", "trunk_output.block2.block2-1"),
+          ("trunk_output.block4.block4-5.activation", "trunk_output.block4.block4-5"),
+          ("trunk_output.block4.block4-1.f.b.1.act", "trunk_output.block4.block4-1.f.b")]
 CASES = {
     "mobilenet_v2": ("mobilenet_v2", 64, 17, ALL, MOBILENET),
     "mobilenet_v2_224": ("mobilenet_v2", 224, 1000, ("forward",), MOBILENET),
@@ -71,6 +78,40 @@ CASES = {
     "efficientnet_lite2": ("efficientnet_lite2", 41, 17, ("frozen",), LITE),
     "efficientnet_lite3": ("efficientnet_lite3", 44, 17, ("frozen",), LITE),
     "efficientnet_lite4": ("efficientnet_lite4", 39, 17, ("frozen",), LITE),
+    "resnext50_32x4d": ("resnext50_32x4d", 48, 17, ("frozen",), resnet_layers([3, 4, 6, 3])),
+    "seresnet50": ("seresnet50", 64, 17, TWO, resnet_layers([3, 4, 6, 3])),
+    # An eighth of the channels, since the classifier takes no smaller images.
+    "vgg11_bn": ("vgg11_bn", 224, 17, TWO, [("features.3", "features.3"), ("features.28", "features.28"),
+                                            ("classifier.1", "classifier.1"), ("classifier.4", "classifier.4")], 0.125),
+    "squeezenet1_1": ("squeezenet1_1", 65, 17, ("frozen",), [("features.2", "features.2"), ("features.5", "features.5"),
+                                                     ("features.12.concat", "features.12")]),
+    "densenet121": ("densenet121", 64, 17, TWO, [
+        ("features.pool0", "features.pool0"), ("features.denseblock1.denselayer6.concat", "features.denseblock1"),
+        ("features.transition2.pool", "features.transition2"), ("features.norm5", "features.norm5")]),
+    "mobilenet_v3_small": ("mobilenet_v3_small", 64, 17, TWO, [
+        ("features.0.1.act", "features.0"), ("features.1.block.1.mul", "features.1.block.1"),
+        ("features.3.add", "features.3"), ("features.12.1.act", "features.12"), ("classifier.1", "classifier.1")]),
+    "mnasnet0_5": ("mnasnet0_5", 64, 17, TWO, [
+        ("layers.7", "layers.7"), ("layers.8.1.add", "layers.8.1"), ("layers.10.2.add", "layers.10"),
+        ("layers.15.act", "layers.16")]),
+    "efficientnet_b0": ("efficientnet_b0", 64, 17, ("frozen", "batch"), [
+        ("features.1.0.block.1.mul", "features.1.0.block.1"), ("features.2.1.add", "features.2"),
+        ("features.5.2.add", "features.5"), ("features.8.1.act", "features.8")]),
+    "tf_efficientnet_b0": ("tf_efficientnet_b0", 53, 17, ("frozen",), [("blocks.1.0.se.mul", "blocks.1.0.se"), *LITE]),
+    "efficientnet_v2_s": ("efficientnet_v2_s", 33, 17, ("frozen",), [
+        ("features.1.1.add", "features.1"), ("features.2.0.block.1.1", "features.2.0"), ("features.3.3.add", "features.3"),
+        ("features.4.0.block.2.mul", "features.4.0.block.2"), ("features.7.1.act", "features.7")]),
+    "regnet_x_400mf": ("regnet_x_400mf", 48, 17, ("frozen",), REGNET),
+    "googlenet": ("googlenet", 65, 17, ("frozen", "batch"), [
+        ("maxpool2", "maxpool2"), ("inception3b.concat", "inception3b"), ("maxpool4", "maxpool4"),
+        ("inception5b.concat", "inception5b")]),
+    "inception_v3": ("inception_v3", 79, 17, ("frozen",), [
+        ("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
+        ("Mixed_7c.concat", "Mixed_7c")]),
+    "shufflenet_v2_x0_5": ("shufflenet_v2_x0_5", 64, 17, TWO, [
+        ("maxpool", "maxpool"), ("stage2.0.shuffle", "stage2.0"), ("stage2.3.shuffle", "stage2"),
+        ("stage3.7.shuffle", "stage3"), ("conv5.1.act", "conv5")]),
+    "regnet_y_400mf": ("regnet_y_400mf", 64, 17, TWO, REGNET),
 }
 
 
@@ -103,23 +144,15 @@ def bounds(name, tensor, norms):
     return -0.1, 0.1
 
 
-def create(model, classes):
-    if model.startswith("efficientnet_lite"):
-        return timm.create_model("tf_" + model, num_classes=classes)
-    return torchvision.models.get_model(model, weights=None, num_classes=classes)
-
-
 def norm_names(net):
     return {name for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
 
 
 def fill(net):
     norms = norm_names(net)
-    state = {}
-    for name, tensor in net.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = tensor
-        else:
+    state = net.state_dict()  # filled as it is, since MNASNet wants the version that it carries
+    for name, tensor in list(state.items()):
+        if not name.endswith("num_batches_tracked"):
             drawn = values(name, *bounds(name, tensor, norms), tensor.numel())
             state[name] = torch.from_numpy(drawn.astype(np.float64)).reshape(tensor.shape)
     net.load_state_dict(state)
@@ -147,33 +180,63 @@ def images_of(name, size):
     return torch.from_numpy(x).reshape(BATCH, size, size, 3).permute(0, 3, 1, 2)
 
 
-def prepare(model, classes, mode):
+def prepare(model, width, classes, mode):
     """The network in double, in training but for what `mode` holds still."""
-    net = create(model, classes).double()
+    net = reference.create(model, classes, width).double()
     fill(net)
     net.train()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+        if isinstance(module, nn.BatchNorm2d) and mode in ("forward", "frozen"):
+            module.eval()
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    if mode == "smooth":
+        smoothen(net)
+    return net
+
+
+# Activations, and where each has its kinks.
+KINKS = {"ReLU": [0.0], "ReLU6": [0.0, 6.0], "Hardswish": [-3.0, 3.0], "Hardsigmoid": [-3.0, 3.0], "Sigmoid": [],
+         "SiLU": []}
+
+
+def smoothen(net):
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Dropout):
-                child.p = 0.0
-            if isinstance(child, nn.BatchNorm2d) and mode in ("forward", "frozen"):
-                child.eval()
-            if isinstance(child, (nn.ReLU, nn.ReLU6)) and mode == "smooth":
+            if type(child).__name__ in KINKS:
                 setattr(parent, name, nn.SiLU())
-    return net
+
+
+@contextlib.contextmanager
+def relu_is(function):
+    """Some networks call torch.nn.functional.relu; nn.ReLU calls it as well."""
+    original = nn.functional.relu
+    nn.functional.relu = lambda x, inplace=False: function(x)
+    try:
+        yield
+    finally:
+        nn.functional.relu = original
 
 
 def margin(net, images):
     """The least distance of an activation's input from a kink, relative to the inputs' root mean square."""
     least = [float("inf")]
 
-    def look(module, inputs):
-        x = inputs[0].abs()
-        distance = torch.minimum(x, (inputs[0] - 6.0).abs()) if isinstance(module, nn.ReLU6) else x
-        least[0] = min(least[0], (distance.min() / x.square().mean().sqrt()).item())
+    def look(x, kinks):
+        scale = x.square().mean().sqrt()
+        least[0] = min([least[0], *(((x - k).abs().min() / scale).item() for k in kinks)])
 
-    hooks = [m.register_forward_pre_hook(look) for m in net.modules() if isinstance(m, (nn.ReLU, nn.ReLU6))]
-    with torch.no_grad():
+    def relu(x):
+        look(x, [0.0])
+        return x.clamp(min=0.0)
+
+    hooks = [m.register_forward_pre_hook(lambda m, inputs: look(inputs[0], KINKS[type(m).__name__]))
+             for m in net.modules() if type(m).__name__ in KINKS]
+    with torch.no_grad(), relu_is(relu):
         net(images)
     for hook in hooks:
         hook.remove()
@@ -190,8 +253,8 @@ def choose_images(net, size):
     return best
 
 
-def run(model, size, classes, mode, layers):
-    net = prepare(model, classes, mode)
+def run(model, width, size, classes, mode, layers):
+    net = prepare(model, width, classes, mode)
     distance, name_of_images = choose_images(net, size) if mode == "frozen" else (0.0, "images")
     kept = {}
 
@@ -205,7 +268,9 @@ def run(model, size, classes, mode, layers):
     for name, module in layers:
         modules[module].register_forward_hook(keep(name))
     labels = torch.from_numpy((classes * unit("labels", BATCH)).astype(np.int64))
-    logits = net(images_of(name_of_images, size))
+    smooth = relu_is(nn.functional.silu) if mode == "smooth" else relu_is(lambda x: x.clamp(min=0.0))
+    with smooth:
+        logits = net(images_of(name_of_images, size))
     losses = nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING, reduction="none")
     losses.mean().backward()
     out = {"logits": logits, "losses": losses}
@@ -225,60 +290,44 @@ def run(model, size, classes, mode, layers):
     return {"%s/%s" % (mode, key): value for key, value in out.items()}, {mode + "/images": name_of_images}
 
 
-def counts(model):
-    with torch.device("meta"):
-        net = create(model, 1000)
-    convs = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
-    gates = [w.shape[0] * w.shape[1] for w in convs]
-    spatial = [w.shape[0] * w.shape[1] for w in convs if w[0, 0].numel() > 1]
-    return np.array([sum(p.numel() for p in net.parameters()), sum(w.numel() for w in convs), sum(gates), sum(spatial)])
-
-
-def state_hashes(model, classes):
-    with torch.device("meta"):
-        state = create(model, classes).state_dict()
-    kinds = {torch.float32: "F32", torch.int64: "I64"}
-    return np.array(sorted(fnv1a("%s %s %s" % (key, kinds[t.dtype], list(t.shape))) for key, t in state.items()))
-
-
-def preprocess(model):
-    """The evaluation transform published with the weights, and the weights file's name."""
-    if model.startswith("efficientnet_lite"):
-        cfg = timm.models.get_pretrained_cfg("tf_" + model)
-        size = cfg.input_size[1]
-        row = [size, int(size / cfg.crop_pct), cfg.interpolation == "bicubic", *cfg.mean, *cfg.std]
-        url = cfg.url
-    else:
-        weights = torchvision.models.get_model_weights(model).IMAGENET1K_V1
-        t = weights.transforms()
-        row = [t.crop_size[0], t.resize_size[0], t.interpolation.value == "bicubic", *t.mean, *t.std]
-        url = weights.url
-    return np.array(row, dtype=np.float32), url.rsplit("/", 1)[1]
+def write_table(path):
+    """What the registry's rows are checked by: a line per model."""
+    with open(path, "w", encoding="utf-8") as out:
+        out.write("# model, parameters, weights of convolutions, gates of all and of spatial convolutions; tensors of the state\n"
+                  "# dict with %d classes and a hash of their names, types and shapes; size, resize, interpolation, mean,\n"
+                  "# deviation, top-1, weights file. By scripts/make_model_goldens.py.\n" % TABLE_CLASSES)
+        for name in reference.NAMES:
+            lines = reference.state_lines(name, TABLE_CLASSES)
+            p = reference.published(name)
+            row = [name, *reference.counts(name), len(lines), fnv1a("\n".join(lines)), p["size"], p["resize"],
+                   p["interpolation"], *p["mean"], *p["std"], p["top1"], p["file"]]
+            out.write(" ".join(str(x) for x in row) + "\n")
 
 
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures/models"
     os.makedirs(folder, exist_ok=True)
-    for case in sys.argv[2:] or CASES:
-        model, size, classes, modes, layers = CASES[case]
-        row, file = preprocess(model)
+    for case in sys.argv[2:] or ["zoo", *CASES]:
+        if case == "zoo":
+            write_table(os.path.join(folder, "zoo.txt"))
+            continue
+        model, size, classes, modes, layers, *rest = CASES[case]
+        width = rest[0] if rest else 1.0
         tensors = {
-            "counts": counts(model),
-            "state": state_hashes(model, classes),
-            "preprocess": row,
             "image_size": np.array([size]),
             "classes": np.array([classes]),
             "batch": np.array([BATCH]),
             "smoothing": np.array([SMOOTHING], dtype=np.float32),
+            "width": np.array([width], dtype=np.float32),
         }
-        print(case, tensors["counts"].tolist(), row.tolist(), flush=True)
+        print(case, flush=True)
         images = {}
         for mode in modes:
-            results, names = run(model, size, classes, mode, layers)
+            results, names = run(model, width, size, classes, mode, layers)
             tensors.update(results)
             images.update(names)
         save_file(tensors, os.path.join(folder, case + ".safetensors"), metadata={
-            "format": FORMAT, "model": model, "weights_file": file, "seed": "none, formula.h",
+            "format": FORMAT, "model": model, "seed": "none, formula.h",
             "torch": torch.__version__.split("+")[0], "torchvision": torchvision.__version__.split("+")[0],
             "timm": timm.__version__, **images})
 

@@ -23,6 +23,8 @@ typedef struct hl_param {
     hl_param_role role;
     int ndim;
     int64_t shape[4], count;
+    bool flat; /* files hold this weight [O, I, kh, kw] as the matrix [O, I kh kw]: a linear layer over a map
+                */
     bool trained;
     bool moves;   /* a running statistic that training updates */
     bool head;    /* belongs to the classifier head */
@@ -34,6 +36,23 @@ typedef struct hl_param {
 static inline bool hl_param_is_statistic(const hl_param *p)
 {
     return p->role == HL_PARAM_NORM_MEAN || p->role == HL_PARAM_NORM_VAR;
+}
+
+/* The shape that state dicts give it, into shape; returns its number of dimensions. */
+static inline int hl_param_file_shape(const hl_param *p, int64_t shape[4])
+{
+    for (int i = 0; i < p->ndim; i++)
+        shape[i] = p->shape[i];
+    if (!p->flat)
+        return p->ndim;
+    shape[1] = p->count / p->shape[0];
+    return 2;
+}
+
+/* Is it the weight of a convolution? */
+static inline bool hl_param_is_conv(const hl_param *p)
+{
+    return p->role == HL_PARAM_WEIGHT && p->ndim == 4 && !p->flat;
 }
 
 typedef enum hl_weight_expr_kind {

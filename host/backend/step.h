@@ -28,6 +28,7 @@ typedef struct hl_tensor {
                      channels-last */
     size_t bytes; /* for opaque tensors set by the backend's prepare */
     void *data;   /* address where the backend computes; set before bind */
+    struct hl_tensor *base; /* the tensor whose memory this is, in another shape; NULL: it has its own */
 } hl_tensor;
 
 typedef enum hl_step_kind {
@@ -65,7 +66,7 @@ typedef enum hl_step_kind {
     /* POOL: out 0 = max or average over the window of in 0; out 1 (max, training; else NULL): u8 or i32
        window index. */
     HL_STEP_POOL,
-    /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0. */
+    /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0; f32, or of in 0's type. */
     HL_STEP_GLOBAL_POOL,
     /* ADD: out 0 = act(in 0 + in 1 + ...), any number of equal shapes. */
     HL_STEP_ADD,

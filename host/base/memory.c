@@ -10,6 +10,7 @@
  * (transparent_hugepage: madvise): passes over activations cross 4 KiB pages every few hundred cycles, where
  * prefetching stops and an address has to be looked up. */
 enum { HUGE_PAGE = 2 << 20, HUGE_FROM = 4 * HUGE_PAGE };
+enum { LAZY_FROM = 1 << 20, LAZY_PAGE = 1 << 16 /* a multiple of every page size */ };
 
 bool hl_size_mul(size_t a, size_t b, size_t *product)
 {
@@ -42,6 +43,26 @@ hl_status hl_alloc_array(size_t count, size_t size, const char *what, void **buf
         return hl_fail(HL_E_NOMEM, what, NULL, "%zu elements of %zu bytes overflow the address space", count,
                        size);
     return hl_alloc(bytes, what, buffer);
+}
+
+hl_status hl_alloc_lazy(size_t count, size_t size, const char *what, void **buffer)
+{
+    size_t bytes;
+    *buffer = NULL;
+    if (!hl_size_mul(count, size, &bytes) || bytes > SIZE_MAX - LAZY_PAGE)
+        return hl_fail(HL_E_NOMEM, what, NULL, "%zu elements of %zu bytes overflow the address space", count,
+                       size);
+    if (bytes < LAZY_FROM)
+        return hl_alloc(bytes, what, buffer);
+    bytes = (bytes + LAZY_PAGE - 1) / LAZY_PAGE * LAZY_PAGE;
+    void *memory = aligned_alloc(LAZY_PAGE, bytes);
+    if (memory == NULL)
+        return hl_fail_nomem(what, bytes);
+    /* On Linux private pages that are given back read as zeros from then on. */
+    if (madvise(memory, bytes, MADV_DONTNEED) != 0)
+        memset(memory, 0, bytes);
+    *buffer = memory;
+    return HL_OK;
 }
 
 hl_status hl_grow(void **array, size_t *capacity, size_t needed, size_t size, const char *what)

@@ -21,6 +21,10 @@ hl_status hl_alloc(size_t bytes, const char *what, void **buffer);
 /* The same for count * size bytes, with the product checked. */
 hl_status hl_alloc_array(size_t count, size_t size, const char *what, void **buffer);
 
+/* The same, for large tables of which parts may never be looked at, such as weights before they are loaded: a
+ * page takes memory when it is first touched. */
+hl_status hl_alloc_lazy(size_t count, size_t size, const char *what, void **buffer);
+
 /* Grows *array (of *capacity elements of `size` bytes) so that it holds `needed`; doubles, so appends
  * are linear in all. On failure *array stays valid. */
 hl_status hl_grow(void **array, size_t *capacity, size_t needed, size_t size, const char *what);

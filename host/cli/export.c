@@ -4,6 +4,7 @@
 #include "cli/common.h"
 #include "io/safetensors.h"
 #include "io/weights_file.h"
+#include "models/registry.h"
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -20,14 +21,18 @@ static hl_status check_output(const char *path)
                                             : "the ending names no format that can be written");
 }
 
-/* EfficientNet-Lite comes from timm, everything else from torchvision; ResNets have the same names in both.
- */
+/* Layers are named as in one of the two; those of ResNets, ResNeXts and DenseNets have the same names in
+ * both. */
 static hl_status check_keys(const cli_values *values, const hl_model *model)
 {
     const char *keys = cli_text(values, "keys"), *name = hl_model_name(model);
-    if (keys == NULL || strncmp(name, "resnet", 6) == 0)
+    const hl_model_info *info;
+    HL_TRY(hl_model_find(name, &info));
+    bool same = strncmp(name, "resne", 5) == 0 || strncmp(name, "wide_resnet", 11) == 0 ||
+                strncmp(name, "densenet", 8) == 0;
+    const char *own = info->timm ? "timm" : "torchvision";
+    if (keys == NULL || same)
         return HL_OK;
-    const char *own = strncmp(name, "efficientnet_lite", 17) == 0 ? "timm" : "torchvision";
     if (strcmp(keys, own) == 0)
         return HL_OK;
     char subject[64];

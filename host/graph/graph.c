@@ -57,7 +57,7 @@ hl_param *hl_graph_add_param(hl_graph *g, const char *name, hl_param_role role, 
     *p = (hl_param){.name = copy, .role = role, .ndim = ndim, .count = (int64_t)count};
     for (int i = 0; i < ndim; i++)
         p->shape[i] = shape[i];
-    status = hl_alloc_array(count, sizeof(float), name, (void **)&p->host);
+    status = hl_alloc_lazy(count, sizeof(float), name, (void **)&p->host);
     if (status != HL_OK) {
         stick(g, status);
         return NULL;
@@ -207,19 +207,21 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     int64_t kh = or_one(spec.kernel_h != 0 ? spec.kernel_h : spec.kernel);
     int64_t kw = or_one(spec.kernel_w != 0 ? spec.kernel_w : spec.kernel);
     int64_t stride = or_one(spec.stride), dilation = or_one(spec.dilation), groups = or_one(spec.groups);
+    int64_t padding_h = spec.padding_h != 0 ? spec.padding_h : spec.padding,
+            padding_w = spec.padding_w != 0 ? spec.padding_w : spec.padding;
     hl_shape in = node->shape;
     if (spec.out < 1 || spec.out > MAX_EXTENT || groups < 1 || in.c % groups != 0 || spec.out % groups != 0)
         return stick(g,
                      hl_fail(HL_E_ARG, name, NULL, "%lld groups do not divide %lld inputs and %lld outputs",
                              (long long)groups, (long long)in.c, (long long)spec.out));
-    if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || spec.padding < 0 || kh > 4096 || kw > 4096 ||
-        stride > 4096 || dilation > 4096 || spec.padding > 4096)
+    if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || padding_h < 0 || padding_w < 0 || kh > 4096 ||
+        kw > 4096 || stride > 4096 || dilation > 4096 || padding_h > 4096 || padding_w > 4096)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
     node->window =
         (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, spec.padding, spec.padding_same, false,
+    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false,
                               &node->window.top, &node->window.bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, spec.padding, spec.padding_same, false,
+    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false,
                               &node->window.left, &node->window.right);
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);
@@ -228,6 +230,36 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     const int64_t shape[4] = {spec.out, in.c / groups, kh, kw};
     node->expr.weight = layer_param(g, node, "weight", HL_PARAM_WEIGHT, 4, shape);
     if (spec.bias)
+        node->expr.bias = layer_param(g, node, "bias", HL_PARAM_BIAS, 1, shape);
+    return node->id;
+}
+
+hl_value hl_graph_head_conv(hl_graph *g, const char *name, hl_value x, int64_t classes)
+{
+    hl_value value = hl_graph_conv(g, name, x, (hl_conv_spec){.out = classes, .bias = true});
+    if (value == HL_NO_VALUE || g->status != HL_OK)
+        return HL_NO_VALUE;
+    hl_node *node = g->nodes[value];
+    node->head = node->expr.weight->head = node->expr.bias->head = true;
+    return value;
+}
+
+hl_value hl_graph_flat_linear(hl_graph *g, const char *name, hl_value x, int64_t out, bool bias)
+{
+    hl_node *node = add_node(g, HL_OP_LINEAR, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    hl_shape in = node->shape;
+    if (out < 1 || out > MAX_EXTENT)
+        return stick(g, hl_fail(HL_E_ARG, name, NULL, "%lld outputs are out of range", (long long)out));
+    node->window.kh = in.h;
+    node->window.kw = in.w;
+    node->shape = (hl_shape){1, 1, 1, out};
+    const int64_t shape[4] = {out, in.c, in.h, in.w};
+    node->expr.weight = layer_param(g, node, "weight", HL_PARAM_WEIGHT, 4, shape);
+    if (node->expr.weight != NULL)
+        node->expr.weight->flat = true;
+    if (bias)
         node->expr.bias = layer_param(g, node, "bias", HL_PARAM_BIAS, 1, shape);
     return node->id;
 }
@@ -315,6 +347,21 @@ hl_value hl_graph_global_pool(hl_graph *g, const char *name, hl_value x)
     return node->id;
 }
 
+hl_value hl_graph_grid_pool(hl_graph *g, const char *name, hl_value x, int64_t size, const char *todo)
+{
+    if (g->status != HL_OK || x == HL_NO_VALUE)
+        return HL_NO_VALUE;
+    hl_shape in = g->nodes[x]->shape;
+    int64_t cell = in.h / size;
+    if (in.h == size && in.w == size)
+        return x;
+    if (cell < 1 || in.h != cell * size || in.w != in.h)
+        return stick(g, hl_fail(HL_E_ARG, name, todo,
+                                "a map of %lld x %lld does not divide into %lld x %lld cells",
+                                (long long)in.h, (long long)in.w, (long long)size, (long long)size));
+    return hl_graph_pool(g, name, x, (hl_pool_spec){.kernel = cell, .stride = cell});
+}
+
 static bool same_extent(hl_shape a, hl_shape b)
 {
     return a.h == b.h && a.w == b.w;
@@ -362,6 +409,33 @@ hl_value hl_graph_concat(hl_graph *g, const char *name, const hl_value *values, 
             return mismatch(g, name, node->shape, other);
         node->shape.c += other.c;
     }
+    return node->id;
+}
+
+void hl_graph_halves(hl_graph *g, const char *name, hl_value x, hl_value halves[2])
+{
+    for (int i = 0; i < 2; i++) {
+        hl_node *node = add_node(g, HL_OP_HALF, hl_graph_name(g, "%s.%d", name, i), &x, 1);
+        halves[i] = node == NULL ? HL_NO_VALUE : node->id;
+        if (node == NULL)
+            continue;
+        if (node->shape.c % 2 != 0)
+            stick(g, hl_fail(HL_E_ARG, name, NULL, "%lld channels have no halves", (long long)node->shape.c));
+        node->shape.c /= 2;
+        node->half = i;
+    }
+}
+
+hl_value hl_graph_interleave(hl_graph *g, const char *name, hl_value a, hl_value b)
+{
+    const hl_value in[2] = {a, b};
+    hl_node *node = add_node(g, HL_OP_INTERLEAVE, name, in, 2);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    hl_shape other = g->nodes[b]->shape;
+    if (!same_extent(node->shape, other) || node->shape.c != other.c)
+        return mismatch(g, name, node->shape, other);
+    node->shape.c *= 2;
     return node->id;
 }
 
@@ -434,7 +508,7 @@ void hl_graph_redirect(hl_graph *g, hl_value old, hl_value replacement, hl_value
 static void init_param(hl_param *p, uint64_t seed, uint32_t index)
 {
     float deviation = 0.0f, constant = 0.0f;
-    if (p->role == HL_PARAM_WEIGHT && p->ndim == 4)
+    if (hl_param_is_conv(p))
         deviation = sqrtf(2.0f / (float)(p->shape[0] * p->shape[2] * p->shape[3]));
     else if (p->role == HL_PARAM_WEIGHT)
         deviation = 0.01f;

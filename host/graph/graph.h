@@ -27,6 +27,8 @@ typedef enum hl_op {
     HL_OP_ADD,
     HL_OP_MUL,
     HL_OP_CONCAT,
+    HL_OP_HALF,       /* one half of its input's channels; the other half is the node beside it */
+    HL_OP_INTERLEAVE, /* channels of two inputs in turn */
     HL_OP_DROPOUT
 } hl_op;
 
@@ -49,6 +51,8 @@ typedef struct hl_node {
     hl_act act;
     /* POOL */
     bool pool_max, count_padding;
+    /* HALF */
+    int half; /* 0: the first, 1: the second */
     /* DROPOUT */
     float drop;
 } hl_node;
@@ -80,10 +84,12 @@ typedef struct hl_conv_spec {
     int64_t out;    /* output channels */
     int64_t kernel; /* square window [1]; or kernel_h, kernel_w */
     int64_t kernel_h, kernel_w;
-    int64_t stride;    /* [1] */
-    int64_t dilation;  /* 1 = dense [1] */
-    int64_t groups;    /* [1] */
-    int64_t padding;   /* on all four sides; or padding_same */
+    int64_t stride;   /* [1] */
+    int64_t dilation; /* 1 = dense [1] */
+    int64_t groups;   /* [1] */
+    int64_t padding;  /* on all four sides; or padding_h above and below, padding_w at the sides; or
+                         padding_same */
+    int64_t padding_h, padding_w;
     bool padding_same; /* TensorFlow's SAME: output = ceil(input / stride), the odd pixel on the bottom and
                           right */
     bool bias;
@@ -93,8 +99,12 @@ hl_value hl_graph_input(hl_graph *graph, int64_t h, int64_t w, int64_t c);
 hl_value hl_graph_conv(hl_graph *graph, const char *name, hl_value x, hl_conv_spec spec);
 /* Fully connected over channels of each position, with bias. */
 hl_value hl_graph_linear(hl_graph *graph, const char *name, hl_value x, int64_t out, bool bias);
-/* The classifier: a linear layer whose parameters are the head. */
+/* The same over all of a map, flattened as PyTorch does: channels, rows, columns. It is computed as a
+ * convolution whose window is the map; its weight is a matrix in files (hl_param.flat). */
+hl_value hl_graph_flat_linear(hl_graph *graph, const char *name, hl_value x, int64_t out, bool bias);
+/* The classifier: a linear layer whose parameters are the head; or a 1x1 convolution. */
 hl_value hl_graph_head(hl_graph *graph, const char *name, hl_value x, int64_t classes);
+hl_value hl_graph_head_conv(hl_graph *graph, const char *name, hl_value x, int64_t classes);
 /* Batch norm with scale, shift and running statistics; momentum is the share of the new batch. */
 hl_value hl_graph_norm(hl_graph *graph, const char *name, hl_value x, float eps, float momentum);
 hl_value hl_graph_act(hl_graph *graph, const char *name, hl_value x, hl_act act);
@@ -105,10 +115,18 @@ typedef struct hl_pool_spec {
 } hl_pool_spec;
 hl_value hl_graph_pool(hl_graph *graph, const char *name, hl_value x, hl_pool_spec spec);
 hl_value hl_graph_global_pool(hl_graph *graph, const char *name, hl_value x);
+/* torch's adaptive average pooling to size x size, where its cells are equal and do not overlap: the input's
+ * height and width are multiples of `size` (the size itself: x is returned as it is). Elsewhere an error that
+ * says what to do: `todo`. */
+hl_value hl_graph_grid_pool(hl_graph *graph, const char *name, hl_value x, int64_t size, const char *todo);
 hl_value hl_graph_add(hl_graph *graph, const char *name, hl_value a, hl_value b);
 /* b has a's shape or is [1, 1, c]. */
 hl_value hl_graph_mul(hl_graph *graph, const char *name, hl_value a, hl_value b);
 hl_value hl_graph_concat(hl_graph *graph, const char *name, const hl_value *values, int count);
+/* The first and the second half of x's channels, NAME.0 and NAME.1. Both have to be read. */
+void hl_graph_halves(hl_graph *graph, const char *name, hl_value x, hl_value halves[2]);
+/* Channels a0, b0, a1, b1, ...: torch's concatenation of the two and a channel shuffle in two groups. */
+hl_value hl_graph_interleave(hl_graph *graph, const char *name, hl_value a, hl_value b);
 hl_value hl_graph_dropout(hl_graph *graph, const char *name, hl_value x, float p);
 
 /* Formats a name into the graph's memory: hl_graph_name(g, "features.%d.conv", i). */

@@ -17,6 +17,19 @@ hl_tensor *hl_code_tensor(hl_code *code, const char *name, hl_shape shape, hl_el
     return t;
 }
 
+hl_tensor *hl_code_view(hl_code *code, hl_tensor *base, int64_t channels)
+{
+    if (base == NULL)
+        return NULL;
+    hl_shape shape = base->shape;
+    shape.w *= shape.c / channels;
+    shape.c = channels;
+    hl_tensor *t = hl_code_tensor(code, base->name, shape, base->elem, HL_PLACE_ARENA);
+    if (t != NULL)
+        t->base = base;
+    return t;
+}
+
 hl_tensor *hl_code_opaque(hl_code *code, const char *name, hl_elem elem, hl_place place)
 {
     hl_tensor *t = hl_code_tensor(code, name, (hl_shape){0}, elem, place);
@@ -275,6 +288,32 @@ static hl_status lower_simple(hl_code *code, const hl_unit *unit, hl_step_kind k
     return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
+/* Taking channels apart is what the gradient of a concatenation does; here of one part alone. */
+static hl_status lower_half(hl_code *code, const hl_unit *unit)
+{
+    int64_t *widths = hl_arena_take(code->arena, 2 * sizeof *widths);
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_CONCAT_GRAD, unit->node->name, 1, 2);
+    if (widths == NULL || step == NULL)
+        return HL_E_NOMEM;
+    widths[0] = widths[1] = unit->node->shape.c;
+    step->concat.widths = widths;
+    step->in[0] = value_of(code, unit->in[0]);
+    step->out[unit->node->half] = output_tensor(code, unit);
+    return step->out[unit->node->half] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
+/* Channels in turn are a concatenation of pixels of one channel to pixels of two. */
+static hl_status lower_interleave(hl_code *code, const hl_unit *unit)
+{
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_CONCAT, unit->node->name, 2, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    for (int i = 0; i < 2; i++)
+        step->in[i] = hl_code_view(code, value_of(code, unit->in[i]), 1);
+    step->out[0] = hl_code_view(code, output_tensor(code, unit), 2);
+    return step->in[0] == NULL || step->in[1] == NULL || step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
 static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
 {
     switch (unit->node->op) {
@@ -297,6 +336,10 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return lower_simple(code, unit, HL_STEP_MUL);
     case HL_OP_CONCAT:
         return lower_simple(code, unit, HL_STEP_CONCAT);
+    case HL_OP_HALF:
+        return lower_half(code, unit);
+    case HL_OP_INTERLEAVE:
+        return lower_interleave(code, unit);
     case HL_OP_DROPOUT:
         return lower_simple(code, unit, HL_STEP_DROPOUT);
     }

@@ -42,6 +42,9 @@ void hl_code_free(hl_code *code);
 
 /* Used by the two halves, lower.c and lower_backward.c. */
 hl_tensor *hl_code_tensor(hl_code *code, const char *name, hl_shape shape, hl_elem elem, hl_place place);
+/* `base` with the channels of a pixel split into pixels of so many: [n, h, w c / channels, channels]. NULL
+ * for NULL. */
+hl_tensor *hl_code_view(hl_code *code, hl_tensor *base, int64_t channels);
 /* A tensor whose layout the backend chooses. */
 hl_tensor *hl_code_opaque(hl_code *code, const char *name, hl_elem elem, hl_place place);
 /* A new step at the end of `list` with room for its operands; NULL when memory is out. */

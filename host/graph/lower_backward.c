@@ -10,7 +10,8 @@ typedef struct contributions {
 
 typedef struct backward {
     hl_code *code;
-    contributions *arrived; /* by value */
+    contributions *arrived;  /* by value */
+    hl_tensor **second_half; /* by value: the gradient of its channels' second half */
 } backward;
 
 static hl_tensor *gradient_tensor(backward *b, hl_value value)
@@ -252,6 +253,46 @@ static hl_status simple_backward(backward *b, const hl_unit *unit, hl_step_kind 
     return HL_OK;
 }
 
+/* The first half comes last; by then the gradients of both are there, and side by side are their input's. */
+static hl_status half_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dz, **second = &b->second_half[unit->in[0]], *dx;
+    HL_TRY(pass_activation(b, unit, HL_ACT_NONE, NULL, &dz));
+    if (unit->node->half == 1) {
+        *second = dz;
+        return HL_OK;
+    }
+    if (*second == NULL)
+        return hl_fail(HL_E_INTERNAL, unit->node->name, NULL, "nothing reads the other half");
+    hl_step *step = backward_step(b, unit, HL_STEP_CONCAT, 2, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    HL_TRY(new_gradient(b, unit->in[0], &dx));
+    step->in[0] = dz;
+    step->in[1] = *second;
+    step->out[0] = dx;
+    return HL_OK;
+}
+
+static hl_status interleave_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dy, *dx;
+    HL_TRY(pass_activation(b, unit, HL_ACT_NONE, NULL, &dy));
+    int64_t *widths = hl_arena_take(b->code->arena, 2 * sizeof *widths);
+    hl_step *step = backward_step(b, unit, HL_STEP_CONCAT_GRAD, 1, 2);
+    if (widths == NULL || step == NULL || (step->in[0] = hl_code_view(b->code, dy, 2)) == NULL)
+        return HL_E_NOMEM;
+    widths[0] = widths[1] = 1;
+    step->concat.widths = widths;
+    for (int i = 0; i < 2; i++) {
+        HL_TRY(new_gradient(b, unit->in[i], &dx));
+        step->out[i] = hl_code_view(b->code, dx, 1);
+        if (dx != NULL && step->out[i] == NULL)
+            return HL_E_NOMEM;
+    }
+    return HL_OK;
+}
+
 static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
 {
     switch (unit->node->op) {
@@ -270,6 +311,10 @@ static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors
         return simple_backward(b, unit, HL_STEP_GLOBAL_POOL_GRAD, NULL, 0);
     case HL_OP_CONCAT:
         return simple_backward(b, unit, HL_STEP_CONCAT_GRAD, NULL, 0);
+    case HL_OP_HALF:
+        return half_backward(b, unit);
+    case HL_OP_INTERLEAVE:
+        return interleave_backward(b, unit);
     case HL_OP_DROPOUT:
         return simple_backward(b, unit, HL_STEP_DROPOUT_GRAD, NULL, 0);
     case HL_OP_MUL: {
@@ -286,7 +331,8 @@ hl_status hl_lower_backward(hl_code *code, hl_tensor *dlogits)
 {
     backward b = {.code = code};
     b.arrived = hl_arena_take(code->arena, code->units.graph->node_count * sizeof *b.arrived);
-    if (b.arrived == NULL)
+    b.second_half = hl_arena_take(code->arena, code->units.graph->node_count * sizeof *b.second_half);
+    if (b.arrived == NULL || b.second_half == NULL)
         return HL_E_NOMEM;
     HL_TRY(arrive(&b, code->units.output, dlogits));
     for (int k = code->units.count - 1; k >= 0; k--) {

@@ -73,6 +73,8 @@ static size_t index_of(const planner *p, const hl_tensor *t)
 
 static void mark(const planner *p, const hl_tensor *t, int step)
 {
+    if (t != NULL && t->base != NULL)
+        t = t->base;
     size_t i = t == NULL || t->place != HL_PLACE_ARENA ? SIZE_MAX : index_of(p, t);
     if (i == SIZE_MAX)
         return;

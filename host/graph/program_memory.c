@@ -130,6 +130,9 @@ hl_status hl_program_place(hl_program *p, const size_t *offset)
     for (size_t i = 0; i < code->tensor_count; i++)
         if (code->tensors[i]->place == HL_PLACE_ARENA && offset[i] != SIZE_MAX)
             code->tensors[i]->data = (char *)p->space->activations + offset[i];
+    for (size_t i = 0; i < code->tensor_count; i++)
+        if (code->tensors[i]->base != NULL)
+            code->tensors[i]->data = code->tensors[i]->base->data;
     return HL_OK;
 }
 

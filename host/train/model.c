@@ -215,7 +215,7 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
     *counts = (hl_model_counts){0};
     for (size_t i = 0; i < m->graph->param_count; i++) {
         const hl_param *p = m->graph->params[i];
-        bool conv = p->role == HL_PARAM_WEIGHT && p->ndim == 4;
+        bool conv = hl_param_is_conv(p);
         counts->trainable += p->trained ? p->count : 0;
         counts->trainable_conv += p->trained && (conv || p->role == HL_PARAM_GATE) ? p->count : 0;
         counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;

@@ -8,12 +8,12 @@ static const hl_shape shapes[] = {
     {1, 1, 1, 1}, {3, 1, 1, 17}, {2, 7, 7, 40}, {1, 3, 2, 2051}, {2, 33, 31, 5}};
 static const hl_elem elems[] = {HL_ELEM_F32, HL_ELEM_BF16};
 
-static void expect_means(hl_shape s, hl_elem elem)
+static void expect_means(hl_shape s, hl_elem elem, hl_elem mean_elem)
 {
     step_harness h;
     harness_open(&h);
     hl_shape vector = {s.n, 1, 1, s.c};
-    hl_tensor *x = harness_tensor(&h, "x", s, elem), *y = harness_tensor(&h, "y", vector, elem);
+    hl_tensor *x = harness_tensor(&h, "x", s, elem), *y = harness_tensor(&h, "y", vector, mean_elem);
     hl_tensor *dy = harness_tensor(&h, "dy", vector, elem), *dx = harness_tensor(&h, "dx", s, elem);
     hl_step *forward = harness_step(&h, HL_STEP_GLOBAL_POOL, 1, &x, 1, &y);
     hl_step *backward = harness_step(&h, HL_STEP_GLOBAL_POOL_GRAD, 1, &dy, 1, &dx);
@@ -34,7 +34,7 @@ static void expect_means(hl_shape s, hl_elem elem)
     harness_get(dx, got_dx);
     /* A sum of `pixels` values up to 2, divided by their number. The gradient is linear: it is its own
      * difference. */
-    expect_close("y", elem, got_y, want_y, ny, 2.0, (double)pixels + 2.0);
+    expect_close("y", mean_elem, got_y, want_y, ny, 2.0, (double)pixels + 2.0);
     expect_close("dx", elem, got_dx, want_dx, nx, 1.0, 2.0);
     double *const all[] = {xv, dyv, got_y, want_y, got_dx, want_dx};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -46,5 +46,12 @@ Test(global_pool, means_and_their_gradients_agree_with_the_definition)
 {
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
         for (int e = 0; e < 2; e++)
-            expect_means(shapes[k], elems[e]);
+            expect_means(shapes[k], elems[e], elems[e]);
+}
+
+/* Logits are f32 also where a network ends in the mean of a 16-bit map. */
+Test(global_pool, means_of_16_bit_maps_may_be_f32)
+{
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+        expect_means(shapes[k], HL_ELEM_BF16, HL_ELEM_F32);
 }

@@ -4,6 +4,24 @@
 
 #include "base/memory.h"
 
+/* Also where the allocator hands out memory that was used before. */
+Test(memory, lazy_buffers_read_as_zeros)
+{
+    for (int round = 0; round < 3; round++)
+        for (size_t bytes = 1000; bytes < 40u << 20; bytes = bytes * 7 + 13) {
+            unsigned char *buffer;
+            cr_assert_eq(hl_alloc_lazy(bytes, 1, "test", (void **)&buffer), HL_OK);
+            cr_expect_eq((uintptr_t)buffer % HL_ALIGNMENT, 0);
+            for (size_t i = 0; i < bytes; i++)
+                cr_assert_eq(buffer[i], 0, "byte %zu of %zu", i, bytes);
+            memset(buffer, 0xff, bytes);
+            free(buffer);
+        }
+    void *none;
+    cr_assert_eq(hl_alloc_lazy(SIZE_MAX / 4, 8, "test", &none), HL_E_NOMEM);
+    cr_assert_eq(hl_alloc_lazy(SIZE_MAX - 5, 1, "test", &none), HL_E_NOMEM);
+}
+
 Test(memory, buffers_are_aligned_and_zero)
 {
     for (size_t bytes = 0; bytes < 300; bytes += 37) {

@@ -143,18 +143,25 @@ Test(method, trained_parameters_of_resnet50)
 }
 
 /* All weights zero, which is enough to see what is trained. */
-static hl_graph *graph_of(const char *model, const char *method_text, hl_norm_mode norm)
+/* image_size 0: the model's own. */
+static hl_graph *graph_sized(const char *model, const char *method_text, hl_norm_mode norm,
+                             int64_t image_size)
 {
     const hl_model_info *info;
     hl_graph *graph;
     hl_method method;
     cr_assert_eq(hl_model_find(model, &info), HL_OK);
-    cr_assert_eq(hl_model_build(info, 32, 5, &graph), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_model_build(info, image_size, 5, &graph), HL_OK, "%s", hl_last_error());
     if (method_text != NULL) {
         cr_assert_eq(hl_method_parse(method_text, &method), HL_OK, "%s", hl_last_error());
         cr_assert_eq(hl_method_apply(graph, &method, norm, 7), HL_OK, "%s", hl_last_error());
     }
     return graph;
+}
+
+static hl_graph *graph_of(const char *model, const char *method_text, hl_norm_mode norm)
+{
+    return graph_sized(model, method_text, norm, 32);
 }
 
 Test(method, norm_modes_set_what_is_trained_and_what_moves)
@@ -188,7 +195,7 @@ Test(method, every_registered_model_takes_every_method)
     for (int i = 0; i < hl_model_count(); i++)
         for (int k = 0; k < hl_method_count(); k++) {
             const char *name = hl_model_at(i)->name;
-            hl_graph *graph = graph_of(name, hl_method_at(k)->name, HL_NORM_DEFAULT);
+            hl_graph *graph = graph_sized(name, hl_method_at(k)->name, HL_NORM_DEFAULT, 0);
             for (size_t p = 0; p < graph->param_count; p++) {
                 cr_assert(!graph->params[p]->head || graph->params[p]->trained, "%s", name);
                 cr_assert(!hl_param_is_statistic(graph->params[p]) || !graph->params[p]->trained, "%s", name);

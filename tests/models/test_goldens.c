@@ -46,7 +46,7 @@ typedef struct rig {
     hl_program *program;
     hl_run_state run;
     int64_t batch, size, classes;
-    float smoothing;
+    float smoothing, width;
     int values, gradients; /* how many layers were compared */
     double worst[4];       /* values, gradients of layers, gradients of parameters, statistics */
 } rig;
@@ -81,13 +81,17 @@ static void open_golden(rig *r, const golden_case *c)
     r->size = integer(r, "image_size");
     r->classes = integer(r, "classes");
     r->smoothing = *(const float *)hl_tensor_map_find(r->golden, "smoothing")->data;
+    r->width = *(const float *)hl_tensor_map_find(r->golden, "width")->data;
 }
 
 static void build(rig *r)
 {
     const hl_model_info *info;
     cr_assert_eq(hl_model_find(hl_tensor_map_meta(r->golden, "model"), &info), HL_OK, "%s", hl_last_error());
-    cr_assert_eq(hl_model_build(info, r->size, r->classes, &r->graph), HL_OK, "%s", hl_last_error());
+    hl_model_info variant = *info;
+    if (r->width != 1.0f)
+        variant.width = (double)r->width;
+    cr_assert_eq(hl_model_build(&variant, r->size, r->classes, &r->graph), HL_OK, "%s", hl_last_error());
     formula_fill(r->graph);
     for (size_t i = 0; i < r->graph->param_count; i++) {
         hl_param *p = r->graph->params[i];
@@ -210,8 +214,10 @@ static void check_layers(rig *r)
         if (r->mode->gradients)
             check_layer(r, r->graph->nodes[v], true);
     }
-    cr_expect_geq(r->values, 3, "only %d layers were compared", r->values);
-    cr_expect(!r->mode->gradients || r->gradients > 0, "no layer's gradient was compared");
+    cr_expect_geq(r->values, 3, "%s: only %d layers were compared", hl_tensor_map_meta(r->golden, "model"),
+                  r->values);
+    cr_expect(!r->mode->gradients || r->gradients > 0, "%s: no layer's gradient was compared",
+              hl_tensor_map_meta(r->golden, "model"));
 }
 
 static int by_name(const void *a, const void *b)
@@ -221,11 +227,13 @@ static int by_name(const void *a, const void *b)
 
 /* Shifts whose channels go into another norm on batch statistics have no gradient at all, and what is
  * computed is rounding. So scale and shift are taken relative to their norm together: "bias" stands right
- * before "weight" in the order of names. */
+ * before "weight" in the order of names. Likewise biases of convolutions in front of such a norm. */
 static double joint_norm(hl_param *const *params, const float *want, int64_t count, int64_t i)
 {
     double own = (double)want[i * SUMMARY_SIZE];
+    bool bias = params[i]->role == HL_PARAM_BIAS && i + 1 < count && hl_param_is_conv(params[i + 1]);
     int64_t other = params[i]->role == HL_PARAM_NORM_SHIFT   ? i + 1
+                    : bias                                   ? i + 1
                     : params[i]->role == HL_PARAM_NORM_SCALE ? i - 1
                                                              : i;
     return other == i || other < 0 || other >= count ? own : hypot(own, (double)want[other * SUMMARY_SIZE]);
@@ -265,7 +273,19 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"resnet50", "smooth"},           {"efficientnet_lite0", "frozen"},
                                   {"efficientnet_lite0", "batch"},  {"efficientnet_lite0", "smooth"},
                                   {"efficientnet_lite1", "frozen"}, {"efficientnet_lite2", "frozen"},
-                                  {"efficientnet_lite3", "frozen"}, {"efficientnet_lite4", "frozen"}};
+                                  {"efficientnet_lite3", "frozen"}, {"efficientnet_lite4", "frozen"},
+                                  {"resnext50_32x4d", "frozen"},    {"seresnet50", "frozen"},
+                                  {"seresnet50", "smooth"},         {"vgg11_bn", "frozen"},
+                                  {"vgg11_bn", "smooth"},           {"squeezenet1_1", "frozen"},
+                                  {"densenet121", "frozen"},        {"densenet121", "smooth"},
+                                  {"mobilenet_v3_small", "frozen"}, {"mobilenet_v3_small", "smooth"},
+                                  {"mnasnet0_5", "frozen"},         {"mnasnet0_5", "smooth"},
+                                  {"efficientnet_b0", "frozen"},    {"efficientnet_b0", "batch"},
+                                  {"tf_efficientnet_b0", "frozen"}, {"efficientnet_v2_s", "frozen"},
+                                  {"regnet_x_400mf", "frozen"},     {"regnet_y_400mf", "frozen"},
+                                  {"regnet_y_400mf", "smooth"},     {"googlenet", "frozen"},
+                                  {"googlenet", "batch"},           {"inception_v3", "frozen"},
+                                  {"shufflenet_v2_x0_5", "frozen"}, {"shufflenet_v2_x0_5", "smooth"}};
     return cr_make_param_array(golden_case, cases, sizeof cases / sizeof *cases);
 }
 

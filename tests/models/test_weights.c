@@ -8,8 +8,9 @@
 
 #include "io/safetensors.h"
 #include "support/formula.h"
+#include "support/zoo.h"
 
-enum { CLASSES = 17 };
+enum { CLASSES = ZOO_CLASSES };
 
 static const hl_model_info *find(const char *name)
 {
@@ -21,7 +22,7 @@ static const hl_model_info *find(const char *name)
 static hl_graph *build(const hl_model_info *info, int64_t classes)
 {
     hl_graph *graph;
-    cr_assert_eq(hl_model_build(info, 64, classes, &graph), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_model_build(info, 0, classes, &graph), HL_OK, "%s", hl_last_error());
     return graph;
 }
 
@@ -91,10 +92,29 @@ static void expect_refused(const char *model, const hl_tensor_map *map, const ch
     hl_graph_destroy(graph);
 }
 
+/* Those of the zoo whose weights it does not take long to fill. Of the others there are smaller variants, but
+ * for VGG and AlexNet: for them `narrow` is one with an eighth of the channels. */
+static const hl_model_info *small_enough(const hl_model_info *info, hl_model_info *narrow)
+{
+    zoo_row row;
+    zoo_find(info->name, &row);
+    if (row.counts[0] < 26000000)
+        return info;
+    if (strcmp(info->name, "vgg11") != 0 && strcmp(info->name, "vgg11_bn") != 0 &&
+        strcmp(info->name, "alexnet") != 0)
+        return NULL;
+    *narrow = *info;
+    narrow->width = 0.125;
+    return narrow;
+}
+
 Test(weights, exported_ones_load_again_bit_by_bit)
 {
     for (int m = 0; m < hl_model_count(); m++) {
-        const hl_model_info *info = hl_model_at(m);
+        hl_model_info narrow;
+        const hl_model_info *info = small_enough(hl_model_at(m), &narrow);
+        if (info == NULL)
+            continue;
         hl_tensor_map *map = state_of(info, CLASSES);
         hl_graph *graph = build(info, CLASSES);
         hl_load_report report;
@@ -110,10 +130,66 @@ Test(weights, exported_ones_load_again_bit_by_bit)
     }
 }
 
-static int ascending(const void *a, const void *b)
+/* "KEY TYPE SHAPE" of tensors, as many as a state dict has. */
+typedef struct lines {
+    char *items[4096];
+    int count;
+} lines;
+
+static void add_line(lines *l, const char *key, hl_dtype dtype, int ndim, const int64_t *shape)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x < y ? -1 : x > y;
+    char dims[96], text[256];
+    hl_named_tensor t = {.ndim = ndim};
+    memcpy(t.shape, shape, (size_t)ndim * sizeof *shape);
+    snprintf(text, sizeof text, "%s %s %s", key, hl_dtype_name(dtype),
+             hl_tensor_shape_text(&t, dims, sizeof dims));
+    cr_assert_lt(l->count, 4096);
+    l->items[l->count++] = strdup(text);
+}
+
+/* What a graph's export would hold, without the values, which are half a gigabyte for some. */
+static void lines_of_graph(const hl_graph *graph, lines *l)
+{
+    for (size_t i = 0; i < graph->param_count; i++) {
+        const hl_param *p = graph->params[i];
+        int64_t shape[4];
+        int ndim = hl_param_file_shape(p, shape);
+        add_line(l, p->name, HL_DTYPE_F32, ndim, shape);
+        if (p->role == HL_PARAM_NORM_MEAN) {
+            char key[256];
+            snprintf(key, sizeof key, "%.*s.num_batches_tracked", (int)(strrchr(p->name, '.') - p->name),
+                     p->name);
+            add_line(l, key, HL_DTYPE_I64, 0, NULL);
+        }
+    }
+}
+
+static void lines_of_map(const hl_tensor_map *map, lines *l)
+{
+    for (size_t i = 0; i < hl_tensor_map_count(map); i++) {
+        const hl_named_tensor *t = hl_tensor_map_at(map, i);
+        add_line(l, t->name, t->dtype, t->ndim, t->shape);
+    }
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Frees the lines. */
+static int64_t hash_lines(lines *l)
+{
+    size_t used = 0, room = (size_t)l->count * 256 + 1;
+    char *text = malloc(room);
+    qsort(l->items, (size_t)l->count, sizeof *l->items, by_text);
+    for (int i = 0; i < l->count; i++) {
+        used += (size_t)snprintf(text + used, room - used, "%s%s", i > 0 ? "\n" : "", l->items[i]);
+        free(l->items[i]);
+    }
+    int64_t hash = (int64_t)formula_hash(text);
+    free(text);
+    return hash;
 }
 
 /* What load_state_dict(strict=True) asks for: the same keys, types and shapes, num_batches_tracked included.
@@ -122,29 +198,63 @@ Test(weights, exported_keys_types_and_shapes_are_those_of_pytorch)
 {
     for (int m = 0; m < hl_model_count(); m++) {
         const hl_model_info *info = hl_model_at(m);
-        char path[128];
-        hl_tensor_map *golden, *map = state_of(info, CLASSES);
-        snprintf(path, sizeof path, "tests/fixtures/models/%s.safetensors", info->name);
-        cr_assert_eq(hl_safetensors_read(path, &golden), HL_OK, "%s", hl_last_error());
-        const hl_named_tensor *state = hl_tensor_map_find(golden, "state");
-        size_t count = hl_tensor_map_count(map);
-        cr_assert_not_null(state);
-        cr_assert_eq((size_t)state->shape[0], count, "%s: %zu tensors, want %lld", info->name, count,
-                     (long long)state->shape[0]);
-        int64_t *have = malloc(count * sizeof *have);
-        for (size_t i = 0; i < count; i++) {
-            const hl_named_tensor *t = hl_tensor_map_at(map, i);
-            char shape[96], line[256];
-            snprintf(line, sizeof line, "%s %s %s", t->name, hl_dtype_name(t->dtype),
-                     hl_tensor_shape_text(t, shape, sizeof shape));
-            have[i] = (int64_t)formula_hash(line);
-        }
-        qsort(have, count, sizeof *have, ascending);
-        cr_expect_arr_eq(have, state->data, count * sizeof *have, "%s", info->name);
-        free(have);
-        hl_tensor_map_destroy(golden);
+        hl_model_info narrow;
+        zoo_row row;
+        lines of_graph = {.count = 0};
+        zoo_find(info->name, &row);
+        hl_graph *graph = build(info, CLASSES);
+        lines_of_graph(graph, &of_graph);
+        hl_graph_destroy(graph);
+        cr_expect_eq(of_graph.count, row.tensors, "%s: %d tensors, want %lld", info->name, of_graph.count,
+                     (long long)row.tensors);
+        cr_expect_eq(hash_lines(&of_graph), row.keys, "%s: scripts/check_models.py says which", info->name);
+
+        /* What is written is that. */
+        if ((info = small_enough(info, &narrow)) == NULL)
+            continue;
+        hl_tensor_map *map = state_of(info, CLASSES);
+        lines of_map = {.count = 0};
+        of_graph.count = 0;
+        graph = build(info, CLASSES);
+        lines_of_graph(graph, &of_graph);
+        lines_of_map(map, &of_map);
+        cr_expect_eq(hash_lines(&of_map), hash_lines(&of_graph), "%s", info->name);
+        hl_graph_destroy(graph);
         hl_tensor_map_destroy(map);
     }
+}
+
+/* "denselayer1.norm1" is "denselayer1.norm.1" in the files that torchvision published. */
+Test(weights, old_names_of_densenet_reach_their_parameters)
+{
+    const hl_model_info *info = find("densenet121");
+    hl_tensor_map *native = state_of(info, CLASSES), *map = empty_map();
+    int renamed = 0;
+    for (size_t i = 0; i < hl_tensor_map_count(native); i++) {
+        const hl_named_tensor *t = hl_tensor_map_at(native, i);
+        char key[256];
+        const char *layer = strstr(t->name, "denselayer"), *part = layer != NULL ? strchr(layer, '.') : NULL;
+        if (part != NULL) { /* .norm1.weight, .conv2.weight, ... */
+            snprintf(key, sizeof key, "%.*s.%s", (int)(part + 5 - t->name), t->name, part + 5);
+            renamed++;
+        } else {
+            snprintf(key, sizeof key, "%s", t->name);
+        }
+        put(map, key, t->dtype, t->ndim, t->shape, t->data);
+    }
+    cr_assert_eq(renamed, 58 * 12);
+    hl_graph *graph = build(info, CLASSES);
+    hl_load_report report;
+    cr_assert_eq(hl_weights_load(graph, info, map, "densenet.pth", &report), HL_OK, "%s", hl_last_error());
+    cr_expect_eq(report.style, HL_KEYS_DENSENET);
+    for (size_t i = 0; i < graph->param_count; i++)
+        cr_expect(has_formula_values(graph->params[i]), "%s", graph->params[i]->name);
+    hl_graph_destroy(graph);
+    hl_tensor_map *less = without(map, "features.denseblock3.denselayer24.conv.2.weight");
+    expect_refused("densenet121", less, "1 missing", "features.denseblock3.denselayer24.conv.2.weight");
+    hl_tensor_map_destroy(less);
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(native);
 }
 
 Test(weights, efficientnet_pytorch_names_reach_their_parameters)
@@ -183,10 +293,28 @@ Test(weights, efficientnet_pytorch_names_reach_their_parameters)
     hl_tensor_map_destroy(native);
 }
 
+Test(weights, efficientnet_pytorch_names_include_squeeze_excite)
+{
+    static const struct {
+        const char *ours, *theirs;
+    } rows[] = {{"blocks.0.0.se.conv_reduce.weight", "_blocks.0._se_reduce.weight"},
+                {"blocks.0.0.conv_pw.weight", "_blocks.0._project_conv.weight"},
+                {"blocks.2.1.se.conv_expand.bias", "_blocks.4._se_expand.bias"},
+                {"blocks.6.0.conv_pwl.weight", "_blocks.15._project_conv.weight"}};
+    hl_graph *graph = build(find("tf_efficientnet_b0"), CLASSES);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char key[256];
+        cr_assert_not_null(hl_graph_find_param(graph, rows[i].ours), "%s", rows[i].ours);
+        cr_expect_str_eq(hl_weights_key(HL_KEYS_EFFICIENTNET, graph, rows[i].ours, key, sizeof key),
+                         rows[i].theirs);
+    }
+    hl_graph_destroy(graph);
+}
+
 Test(weights, every_parameter_has_its_own_key_in_every_style)
 {
     for (int m = 0; m < hl_model_count(); m++)
-        for (int style = HL_KEYS_NATIVE; style <= HL_KEYS_EFFICIENTNET; style++) {
+        for (int style = HL_KEYS_NATIVE; style < HL_KEYS_COUNT; style++) {
             hl_graph *graph = build(hl_model_at(m), CLASSES);
             hl_tensor_map *seen = empty_map();
             for (size_t i = 0; i < graph->param_count; i++) {
@@ -226,6 +354,36 @@ Test(weights, a_head_for_other_classes_is_left_out)
     hl_tensor_map_destroy(map);
     hl_tensor_map_destroy(weightless);
     hl_tensor_map_destroy(headless);
+}
+
+Test(weights, auxiliary_classifiers_are_passed_over)
+{
+    const hl_model_info *info = find("googlenet");
+    hl_tensor_map *map = state_of(info, CLASSES);
+    const float one = 1.0f;
+    put(map, "aux1.conv.conv.weight", HL_DTYPE_F32, 0, NULL, &one);
+    put(map, "aux2.fc2.bias", HL_DTYPE_F32, 0, NULL, &one);
+    hl_graph *graph = build(info, CLASSES);
+    hl_load_report report;
+    cr_expect_eq(hl_weights_load(graph, info, map, "file", &report), HL_OK, "%s", hl_last_error());
+    cr_expect_eq((size_t)report.loaded, graph->param_count);
+    hl_graph_destroy(graph);
+    put(map, "AuxLogits.fc.weight", HL_DTYPE_F32, 0, NULL, &one);
+    expect_refused("googlenet", map, "1 unexpected", "AuxLogits.fc.weight");
+    hl_tensor_map_destroy(map);
+}
+
+Test(weights, a_head_that_is_a_convolution_is_left_out_as_well)
+{
+    const hl_model_info *info = find("squeezenet1_1");
+    hl_tensor_map *map = state_of(info, 1000);
+    hl_graph *graph = build(info, CLASSES);
+    hl_load_report report;
+    cr_assert_eq(hl_weights_load(graph, info, map, "file", &report), HL_OK, "%s", hl_last_error());
+    cr_expect(report.head_skipped);
+    cr_expect_eq(report.classes, 1000);
+    hl_graph_destroy(graph);
+    hl_tensor_map_destroy(map);
 }
 
 Test(weights, a_head_that_does_not_belong_to_the_network_is_refused)

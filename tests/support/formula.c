@@ -32,7 +32,7 @@ void formula_fill_param(hl_param *p)
     int64_t rows = p->shape[0] > 0 ? p->shape[0] : 1;
     switch (p->role) {
     case HL_PARAM_WEIGHT:
-        high = sqrt((p->ndim == 4 ? 6.0 : 3.0) / (double)(p->count / rows));
+        high = sqrt((hl_param_is_conv(p) ? 6.0 : 3.0) / (double)(p->count / rows));
         low = -high;
         break;
     case HL_PARAM_BIAS:

@@ -103,8 +103,8 @@ static hl_status mul_grad_run(hl_cuda *cuda, hl_step *step)
         return HL_OK;
     if (hl_rows(a) == hl_rows(b))
         return product(cuda, step, dy, a, db);
-    return HL_LAUNCHED(hl_launch_pixel_sum(dy->data, a->data, 1.0f, db->data, db->elem, a->shape.n, pixels(a),
-                                           a->shape.c, cuda->compute),
+    return HL_LAUNCHED(hl_launch_pixel_sum(dy->data, a->data, 1.0f, db->data, a->elem, db->elem, a->shape.n,
+                                           pixels(a), a->shape.c, cuda->compute),
                        step);
 }
 
@@ -158,10 +158,17 @@ static hl_status dropout_run(hl_cuda *cuda, hl_step *step)
 
 const hl_cuda_op hl_cuda_dropout = {.check = hl_cuda_check_floats, .run = dropout_run};
 
+static hl_status global_pool_check(const hl_cuda *cuda, const hl_step *step)
+{
+    const hl_tensor *x = step->in[0], *y = step->out[0];
+    bool widens = y->elem == HL_ELEM_F32 && (x->elem == HL_ELEM_BF16 || x->elem == HL_ELEM_F16);
+    return widens ? HL_OK : hl_cuda_check_floats(cuda, step);
+}
+
 static hl_status global_pool_run(hl_cuda *cuda, hl_step *step)
 {
     const hl_tensor *x = step->in[0], *y = step->out[0];
-    return HL_LAUNCHED(hl_launch_pixel_sum(x->data, NULL, 1.0f / (float)pixels(x), y->data, y->elem,
+    return HL_LAUNCHED(hl_launch_pixel_sum(x->data, NULL, 1.0f / (float)pixels(x), y->data, x->elem, y->elem,
                                            x->shape.n, pixels(x), x->shape.c, cuda->compute),
                        step);
 }
@@ -174,5 +181,5 @@ static hl_status global_pool_grad_run(hl_cuda *cuda, hl_step *step)
                        step);
 }
 
-const hl_cuda_op hl_cuda_global_pool = {.check = hl_cuda_check_floats, .run = global_pool_run};
+const hl_cuda_op hl_cuda_global_pool = {.check = global_pool_check, .run = global_pool_run};
 const hl_cuda_op hl_cuda_global_pool_grad = {.check = hl_cuda_check_floats, .run = global_pool_grad_run};

@@ -1,0 +1,103 @@
+"""The networks of torchvision and timm that the zoo's models are equal to, and what is published with them."""
+from unittest import mock
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+LITE = ["efficientnet_lite%d" % i for i in range(5)]
+TIMM = ["seresnet50"] + LITE + ["tf_efficientnet_b%d" % i for i in range(8)]
+NAMES = """mobilenet_v2
+    resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d
+    wide_resnet50_2 wide_resnet101_2
+    vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn alexnet squeezenet1_0 squeezenet1_1
+    densenet121 densenet161 densenet169 densenet201
+    mobilenet_v3_large mobilenet_v3_small mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6
+    efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l
+    regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf
+    regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf
+    googlenet inception_v3 shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0""".split() + TIMM
+
+# ImageNet-1k accuracy of timm's default weights, from its results/results-imagenet.csv.
+TIMM_TOP1 = {
+    "efficientnet_lite0": 74.830, "efficientnet_lite1": 76.644, "efficientnet_lite2": 77.464,
+    "efficientnet_lite3": 79.808, "efficientnet_lite4": 81.532, "seresnet50": 80.012,
+    "tf_efficientnet_b0": 78.680, "tf_efficientnet_b1": 81.388, "tf_efficientnet_b2": 82.412,
+    "tf_efficientnet_b3": 84.054, "tf_efficientnet_b4": 85.156, "tf_efficientnet_b5": 86.096,
+    "tf_efficientnet_b6": 86.476, "tf_efficientnet_b7": 86.850,
+}
+
+
+def timm_name(name):
+    return "tf_" + name if name in LITE else name
+
+
+def scaled_vgg(width, classes):
+    """VGG-11 with norms, all channels and hidden units multiplied by `width`."""
+    plan = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
+    plan = [n if n == "M" else int(n * width) for n in plan]
+    net = torchvision.models.VGG(torchvision.models.vgg.make_layers(plan, batch_norm=True), classes)
+    hidden = int(4096 * width)
+    for index, (i, o) in {0: (plan[-2] * 49, hidden), 3: (hidden, hidden), 6: (hidden, classes)}.items():
+        net.classifier[index] = nn.Linear(i, o)
+    return net
+
+
+def create(name, classes=1000, width=1.0):
+    if width != 1.0:
+        assert name == "vgg11_bn"
+        return scaled_vgg(width, classes)
+    if name in TIMM:
+        return timm.create_model(timm_name(name), num_classes=classes)
+    options = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": False}
+    return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+
+
+def meta(name, classes=1000):
+    """The network without values."""
+    plan = torchvision.models.regnet.BlockParams
+    original = plan.from_init_params
+
+    def on_cpu(**options):  # RegNet's widths are computed with tensors
+        with torch.device("cpu"):
+            return original(**options)
+
+    with torch.device("meta"), mock.patch.object(plan, "from_init_params", on_cpu):
+        return create(name, classes)
+
+
+def counts(name):
+    """Parameters with 1000 classes, weights of convolutions, gates of all and of spatial convolutions."""
+    net = meta(name)
+    convs = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
+    gates = [w.shape[0] * w.shape[1] for w in convs]
+    spatial = [w.shape[0] * w.shape[1] for w in convs if w[0, 0].numel() > 1]
+    return [sum(p.numel() for p in net.parameters()), sum(w.numel() for w in convs), sum(gates), sum(spatial)]
+
+
+def state_lines(name, classes):
+    """"KEY TYPE SHAPE" for every tensor of the state dict, sorted."""
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    return sorted("%s %s %s" % (key, kinds[t.dtype], list(t.shape)) for key, t in meta(name, classes).state_dict().items())
+
+
+def published(name):
+    """The evaluation transform of the default weights, their file and their accuracy."""
+    if name in TIMM:
+        cfg = timm.models.get_pretrained_cfg(timm_name(name))
+        size = cfg.input_size[1]
+        return {"size": size, "resize": int(size / cfg.crop_pct), "interpolation": cfg.interpolation, "mean": cfg.mean,
+                "std": cfg.std, "file": cfg.url.rsplit("/", 1)[1], "top1": TIMM_TOP1[name]}
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    t = weights.transforms()
+    mean, std = t.mean, t.std
+    if name in ("googlenet", "inception_v3"):
+        # These bring their input, normalised as all others, to mean and deviation 0.5 (transform_input).
+        mean = std = [0.5] * 3
+    return {"size": t.crop_size[0], "resize": t.resize_size[0], "interpolation": t.interpolation.value, "mean": mean,
+            "std": std, "file": weights.url.rsplit("/", 1)[1],
+            "top1": weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]}
