@@ -114,6 +114,8 @@ def measure(args, model, method, norm, batch, precision):
         "heirloom_ms_p95": statistics.median(r["ms_p95"] for r in ours),
         "heirloom_peak_memory_bytes": max(r["peak_memory_bytes"] for r in ours),
         "floor_ratio": floor["floor_ratio"],
+        "round_count": args.rounds,
+        "steps": args.steps,
         "rounds": {"heirloom": ours, "pytorch": theirs},
     }
     check_losses(row, ours, theirs)
@@ -132,13 +134,20 @@ def measure(args, model, method, norm, batch, precision):
     }
 
 
+def counts(rows):
+    """How often was measured: the rows of one table may come from several runs."""
+    rounds, steps = ({r[key] for r in rows} for key in ("round_count", "steps"))
+    spread = lambda values: " or ".join(map(str, sorted(values)))  # noqa: E731
+    return f"{spread(rounds)} rounds in turn, medians of {spread(steps)} steps"
+
+
 def table(args, rows, date):
     title = "the CPU" if args.device == "cpu" else "a GPU"
     beside = f"PyTorch {rows[0]['torch']} channels-last ({' and '.join(rows[0]['rounds']['pytorch'])})" if "torch" in rows[0] else "alone"
     lines = [
         f"# Training throughput on {title}, {date}",
         "",
-        f"{hardware(args)}, {args.rounds} rounds in turn, medians of {args.steps} steps, {args.image_size}x{args.image_size}, {beside}. "
+        f"{hardware(args)}, {counts(rows)}, {args.image_size}x{args.image_size}, {beside}. "
         f"Peak memory {'of the whole process' if args.device == 'cpu' else 'on the device'}; ratios are to the better mode of PyTorch; "
         "the floor ratio is the time of a step over that of its convolutions alone.",
         "",
@@ -155,6 +164,13 @@ def table(args, rows, date):
             f"| {r['heirloom_peak_memory_bytes'] / 2**20:.0f} MiB | {format(r['memory_ratio'], '.2f') if modes else '-'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def save(args, rows):
+    date = datetime.date.today().isoformat()
+    (args.folder / f"{args.out}.md").write_text(table(args, rows, date))
+    text = json.dumps({"date": date, "hardware": hardware(args), "rows": rows}, indent=1) + "\n"
+    (args.folder / f"{args.out}.json").write_text(text)
 
 
 def main():
@@ -182,16 +198,13 @@ def main():
     rows = json.loads(old.read_text())["rows"] if args.add and old.exists() else []
     chosen = (args.models or ["mobilenet_v2", "resnet50"], args.methods or ["projection"], args.norms, args.batch_sizes, args.precisions)
     plan = [chosen] if args.models or args.methods else [part for part in STANDARD if args.device == "cpu" or "+winograd" not in part[1][0]]
+    args.folder.mkdir(parents=True, exist_ok=True)
     for cell in itertools.chain.from_iterable(itertools.product(*part) for part in plan):
         row = measure(args, *cell)
         rows = [r for r in rows if any(r[k] != row[k] for k in ("model", "method", "norm", "batch", "precision"))] + [row]
         print(table(args, [row], "").splitlines()[-1], flush=True)
-    date = datetime.date.today().isoformat()
-    text = table(args, rows, date)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / f"{args.out}.md").write_text(text)
-    (args.folder / f"{args.out}.json").write_text(json.dumps({"date": date, "hardware": hardware(args), "rows": rows}, indent=1) + "\n")
-    print(text)
+        save(args, rows)  # what was measured stays, whatever ends the rest
+    print((args.folder / f"{args.out}.md").read_text())
 
 
 if __name__ == "__main__":

@@ -286,7 +286,16 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"regnet_y_400mf", "smooth"},     {"googlenet", "frozen"},
                                   {"googlenet", "batch"},           {"inception_v3", "frozen"},
                                   {"shufflenet_v2_x0_5", "frozen"}, {"shufflenet_v2_x0_5", "smooth"}};
-    return cr_make_param_array(golden_case, cases, sizeof cases / sizeof *cases);
+    size_t count = sizeof cases / sizeof *cases;
+#ifdef __SANITIZE_ADDRESS__
+    /* Sanitizers watch memory, not numbers: the smooth mode runs what the others do. */
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(cases[i].mode, "smooth") != 0)
+            cases[kept++] = cases[i];
+    count = kept;
+#endif
+    return cr_make_param_array(golden_case, cases, count);
 }
 
 ParameterizedTest(golden_case *c, goldens, networks_compute_what_pytorch_computes)
