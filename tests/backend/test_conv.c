@@ -162,7 +162,7 @@ static bool expect_exact(const conv_case *c, hl_elem elem, hl_elem y_elem, hl_el
         got_dw[i] = (double)p.expr.weight->grad[i];
     expect_equal(c, "y", y_elem, got_y, y, p.ny);
     expect_equal(c, "dx", elem, got_dx, dx, p.nx);
-    expect_equal(c, "dw", HL_ELEM_F32, got_dw, dw, p.nw);
+    expect_equal(c, "dw", p.dw->elem, got_dw, dw, p.nw);
     double *const arrays[] = {x, w, dy, y, dx, dw, got_y, got_dx, got_dw};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
