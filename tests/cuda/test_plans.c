@@ -1,4 +1,4 @@
-/* cuDNN graphs of every model (all of some, of the others one for each kind of step),
+/* cuDNN graphs of every model (all of some, of the others one for each kind of step in bf16 and fp32),
  * planned by the real cuDNN for a device that need not be there: an H100 described by
  * fixtures/cuda/h100.json. A plan shows that cuDNN has an engine for the graph; it says nothing about speed.
  */
@@ -182,6 +182,9 @@ static void plan_all(const number *p)
     for (int m = 0; m < hl_model_count(); m++) {
         const hl_model_info *info = hl_model_at(m);
         bool full = in_full(info->name);
+        if (!full &&
+            (p->tf32 || p->elem == HL_ELEM_F16)) /* engines that take bf16 take fp16, likewise fp32, tf32 */
+            continue;
         /* Frozen norms folded and gates; batch statistics and plain weights. */
         static const char *const methods[] = {"projection", "full"};
         for (int i = 0; i < 2; i++)

@@ -146,7 +146,8 @@ static void add_line(lines *l, const char *key, hl_dtype dtype, int ndim, const 
 {
     char dims[96], text[256];
     hl_named_tensor t = {.ndim = ndim};
-    memcpy(t.shape, shape, (size_t)ndim * sizeof *shape);
+    for (int i = 0; i < ndim; i++)
+        t.shape[i] = shape[i];
     snprintf(text, sizeof text, "%s %s %s", key, hl_dtype_name(dtype),
              hl_tensor_shape_text(&t, dims, sizeof dims));
     cr_assert_lt(l->count, 4096);
