@@ -144,7 +144,7 @@ typedef struct lines {
 
 static void add_line(lines *l, const char *key, hl_dtype dtype, int ndim, const int64_t *shape)
 {
-    char dims[96], text[256];
+    char dims[96], text[512];
     hl_named_tensor t = {.ndim = ndim};
     for (int i = 0; i < ndim; i++)
         t.shape[i] = shape[i];
