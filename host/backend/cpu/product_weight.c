@@ -68,24 +68,24 @@ bool hl_product_weight_takes(const hl_step *step)
            x->elem == dy->elem && hl_product_is_native(x->elem) && is_faster(step);
 }
 
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* Low tiles waste fewer rows, high ones are faster: a panel costs about as much as one and a half rows more.
  */
 static int64_t choose_tile_rows(int64_t rows)
 {
     int64_t best = HL_KERNEL_ROWS, least = INT64_MAX;
     for (int64_t r = HL_KERNEL_ROWS; r >= LOWEST_ROWS; r--) {
-        int64_t cost = (rows + r - 1) / r * (2 * r + 3);
+        int64_t cost = ceil_div(rows, r) * (2 * r + 3);
         if (cost < least) {
             least = cost;
             best = r;
         }
     }
     return best;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
 }
 
 /* Blocks that keep all threads busy and pack little: a step costs a block one instruction for each row and
