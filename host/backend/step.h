@@ -87,7 +87,9 @@ typedef enum hl_step_kind {
 
     /* ---- backward; "dy" is the gradient of the forward step's out 0 ---- */
 
-    /* CONV_DATA: out 0 dx. in: 0 dy, 1 weights packed for the data gradient. */
+    /* CONV_DATA: out 0 = act'(.) (dx + in 2). in: 0 dy, 1 weights packed for the data gradient, 2 another
+     * gradient of the same value or NULL, 3 what ACT_GRAD has as in 0, of the activation (conv.act) that made
+     * x; NULL for HL_ACT_NONE. */
     HL_STEP_CONV_DATA,
     /* CONV_WEIGHT: out 0 dW_eff (opaque, f32). in: 0 x, 1 dy. */
     HL_STEP_CONV_WEIGHT,

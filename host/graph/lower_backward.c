@@ -6,6 +6,7 @@
 typedef struct contributions {
     hl_tensor **items;
     int count, capacity;
+    hl_step *data; /* the CONV_DATA step that made the last one, or NULL */
 } contributions;
 
 typedef struct backward {
@@ -42,6 +43,7 @@ static hl_status arrive(backward *b, hl_value value, hl_tensor *t)
         c->capacity = capacity;
     }
     c->items[c->count++] = t;
+    c->data = NULL;
     return HL_OK;
 }
 
@@ -55,6 +57,13 @@ static hl_status new_gradient(backward *b, hl_value value, hl_tensor **t)
     return *t == NULL ? HL_E_NOMEM : arrive(b, value, *t);
 }
 
+/* Can the step that made the last of `c` add the one before it and apply a derivative? Not where tests and
+ * diagnoses want to see each gradient. */
+static bool data_step_takes(const backward *b, const contributions *c)
+{
+    return c->data != NULL && c->count <= 2 && !b->code->options->keep_all;
+}
+
 /* The gradient of what `unit` computes before its activation: what has arrived for its value, summed, times
  * the activation's derivative. One tensor that needs neither is handed on as it is. */
 static hl_status pass_activation(backward *b, const hl_unit *unit, hl_act act, hl_tensor *act_operand,
@@ -65,6 +74,13 @@ static hl_status pass_activation(backward *b, const hl_unit *unit, hl_act act, h
         b->code->gradient[unit->out] = c->items[0];
     if (c->count == 1 && act == HL_ACT_NONE) {
         *dz = c->items[0];
+        return HL_OK;
+    }
+    if (data_step_takes(b, c)) {
+        c->data->conv.act = act;
+        c->data->in[2] = c->count == 2 ? c->items[0] : NULL;
+        c->data->in[3] = act == HL_ACT_NONE ? NULL : act_operand;
+        *dz = c->items[c->count - 1];
         return HL_OK;
     }
     hl_step *step =
@@ -145,7 +161,7 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
         return HL_OK;
     if (kept->fold == NULL)
         kept->fold = hl_code_fold(b->code, unit, &unit->expr);
-    hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 2, 1);
+    hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 4, 1);
     hl_tensor *weights = kept->fold != NULL && b->code->backend->one_packing ? kept->fold->out[0] : NULL;
     if (weights == NULL)
         weights = hl_code_opaque(b->code, unit->node->name, b->code->options->elem, HL_PLACE_PERSISTENT);
@@ -157,6 +173,7 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     step->in[0] = dz;
     step->in[1] = weights;
     step->out[0] = dx;
+    b->arrived[unit->in[0]].data = step;
     return HL_OK;
 }
 

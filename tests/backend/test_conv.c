@@ -396,7 +396,7 @@ Test(conv, results_of_our_kernels_do_not_depend_on_the_number_of_threads)
 {
     static const conv_case wide = {"depthwise 5x5", {3, 21, 20, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}};
     static const conv_case pixelwise = {"1x1", {3, 18, 19, 136}, 141, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}};
-    static const conv_case strided = {"1x1 strided", {3, 44, 41, 48}, 70, 1, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}};
+    static const conv_case strided = {"3x3 strided", {3, 44, 41, 48}, 70, 1, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}};
     expect_same_with_any_threads(&wide, HL_ELEM_F32);
     if (!hl_product_is_native(HL_ELEM_F32))
         cr_skip_test("SKIPPED: no AVX-512 on this processor");

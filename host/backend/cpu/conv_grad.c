@@ -7,11 +7,11 @@
 #include "backend/cpu/conv_product.h"
 #include "backend/cpu/product_weight.h"
 
-static hl_status check_count(const hl_step *step)
+static hl_status check_count(const hl_step *step, int most)
 {
-    if (step->in_count != 2 || step->out_count != 1)
+    if (step->in_count < 2 || step->in_count > most || step->out_count != 1)
         return hl_fail(HL_E_INTERNAL, step->name, NULL,
-                       "a convolution's gradient has 2 operands and 1 result");
+                       "a convolution's gradient has 2 to %d operands and 1 result", most);
     if (step->conv.subfunction)
         return hl_fail(HL_E_INTERNAL, step->name, NULL,
                        "sub-function convolutions have no gradients of their own");
@@ -21,15 +21,18 @@ static hl_status check_count(const hl_step *step)
 static hl_status check_data(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
-    HL_TRY(check_count(step));
+    HL_TRY(check_count(step, 4));
     HL_TRY(hl_dnnl_check_elem(step, step->in[1]));
+    for (int i = 2; i < step->in_count; i++)
+        if (step->in[i] != NULL)
+            HL_TRY(hl_dnnl_check_elem(step, step->in[i]));
     return hl_conv_check(step, step->out[0], step->in[0]);
 }
 
 static hl_status check_weight(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
-    HL_TRY(check_count(step));
+    HL_TRY(check_count(step, 2));
     if (step->out[0]->elem != HL_ELEM_F32)
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "weight gradients are fp32");
     return hl_conv_check(step, step->in[0], step->in[1]);

@@ -3,13 +3,15 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "backend/cpu/act_grad.h"
 #include "backend/cpu/product_pack.h"
+#include "backend/cpu/tile.h"
 #include "base/memory.h"
 
 /* What the two passes call by other names: `from` is read (x or dy), `to` written (y or dx). */
 typedef struct operands {
-    hl_tensor *from, *weights, *bias, *residual, *to;
-    hl_act act;
+    hl_tensor *from, *weights, *bias, *residual, *before, *to;
+    hl_act act; /* behind it; data gradient: whose derivative is */
     hl_cpu_layout_kind layout;
 } operands;
 
@@ -24,9 +26,10 @@ static operands operands_of(const hl_step *step)
     return (operands){.from = step->in[0],
                       .weights = step->in[1],
                       .bias = forward ? operand(step, 2) : NULL,
-                      .residual = forward ? operand(step, 3) : NULL,
+                      .residual = operand(step, forward ? 3 : 2),
+                      .before = forward ? NULL : operand(step, 3),
                       .to = step->out[0],
-                      .act = forward ? step->conv.act : HL_ACT_NONE,
+                      .act = step->conv.act,
                       .layout = forward ? HL_LAYOUT_PANELS_FORWARD : HL_LAYOUT_PANELS_DATA};
 }
 
@@ -35,19 +38,39 @@ static bool is_clamp(hl_act act)
     return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6;
 }
 
+static bool is_strided(const hl_window *w)
+{
+    return w->sh > 1 || w->sw > 1;
+}
+
+static bool has_elem(const hl_tensor *t, hl_elem elem)
+{
+    return t == NULL || t->elem == elem;
+}
+
+/* Does the step's product (if it is one) do what comes behind a data gradient? It reaches all of the result
+ * only without strides. */
+static bool takes_behind(const hl_step *step)
+{
+    const operands o = operands_of(step);
+    return is_clamp(o.act) && !is_strided(&step->conv.window) && has_elem(o.residual, o.weights->elem) &&
+           has_elem(o.before, o.weights->elem) && o.to->elem == o.weights->elem;
+}
+
 /* Should the step, which passed its check, be done here? */
 static bool takes(const hl_step *step)
 {
+    bool forward = step->kind == HL_STEP_CONV;
     const hl_window *w = &step->conv.window;
     const operands o = operands_of(step);
     hl_elem elem = o.weights->elem;
     const hl_cpu_layout *layout = o.weights->native;
     bool plain = w->kh == 1 && w->kw == 1 && w->top + w->bottom + w->left + w->right == 0 &&
                  step->conv.groups == 1 && !step->conv.subfunction;
-    bool types = o.from->elem == elem && (o.to->elem == elem || o.to->elem == HL_ELEM_F32) &&
-                 (o.residual == NULL || o.residual->elem == elem);
+    bool types = o.from->elem == elem && (o.to->elem == elem || o.to->elem == HL_ELEM_F32);
+    bool behind = !forward || (is_clamp(o.act) && has_elem(o.residual, elem));
     bool whole_steps = elem != HL_ELEM_BF16 || o.from->shape.c % 2 == 0;
-    return plain && types && whole_steps && is_clamp(o.act) && hl_product_is_native(elem) &&
+    return plain && types && behind && whole_steps && hl_product_is_native(elem) &&
            (layout == NULL || layout->kind == o.layout);
 }
 
@@ -69,7 +92,8 @@ static hl_status prepare_product(const hl_cpu *cpu, hl_step *step, hl_product *p
 {
     const hl_window *w = &step->conv.window;
     const operands o = operands_of(step);
-    bool forward = step->kind == HL_STEP_CONV, strided = w->sh > 1 || w->sw > 1;
+    bool forward = step->kind == HL_STEP_CONV, strided = is_strided(w);
+    hl_act act = forward ? o.act : HL_ACT_NONE;
     hl_shape small = forward ? o.to->shape : o.from->shape; /* the map of y or dy */
     hl_product p = {.elem = o.weights->elem,
                     .y_elem = o.to->elem,
@@ -79,8 +103,9 @@ static hl_status prepare_product(const hl_cpu *cpu, hl_step *step, hl_product *p
                     .of_y = pixels_of(o.to, forward ? 1 : w->sh, forward ? 1 : w->sw),
                     .x_channels = o.from->shape.c,
                     .y_channels = o.to->shape.c,
-                    .low = o.act == HL_ACT_NONE ? -INFINITY : 0.0f,
-                    .high = o.act == HL_ACT_RELU6 ? 6.0f : INFINITY,
+                    .low = act == HL_ACT_NONE ? -INFINITY : 0.0f,
+                    .high = act == HL_ACT_RELU6 ? 6.0f : INFINITY,
+                    .before_high = o.act == HL_ACT_RELU6 ? 6.0f : NAN,
                     .threads = cpu->base.threads};
     if (!strided) { /* one line of all pixels */
         p.pixels *= p.lines;
@@ -97,15 +122,27 @@ static hl_status prepare_product(const hl_cpu *cpu, hl_step *step, hl_product *p
     return hl_cpu_set_layout(step, o.weights, &layout, hl_panels_bytes(p.elem, p.x_channels, p.y_channels));
 }
 
-static void bind_product(const hl_step *step, hl_product *product, void *scratch)
+static void bind_product(const hl_step *step, bool is_behind, hl_product *product, void *scratch)
 {
     const operands o = operands_of(step);
     product->x = o.from->data;
     product->panels = o.weights->data;
     product->bias = o.bias != NULL ? o.bias->data : NULL;
-    product->residual = o.residual != NULL ? o.residual->data : NULL;
+    product->residual = o.residual != NULL && !is_behind ? o.residual->data : NULL;
+    product->before = o.before != NULL && !is_behind ? o.before->data : NULL;
     product->y = o.to->data;
     product->stage = scratch;
+}
+
+static void run_behind(const hl_step *step)
+{
+    const operands o = operands_of(step);
+    hl_tensor *const gradients[] = {o.to, o.residual};
+    int64_t count = hl_tensor_count(o.to);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE)
+        hl_act_grad_range(o.act, o.before, gradients, o.residual != NULL ? 2 : 1, o.to, at,
+                          count - at < HL_TILE ? count : at + HL_TILE);
 }
 
 void hl_conv_exec_release(hl_cpu *cpu, hl_step *step)
@@ -124,7 +161,9 @@ hl_status hl_conv_exec_prepare(hl_cpu *cpu, hl_step *step, hl_conv_prepare_dnnl 
     if (e == NULL)
         return hl_fail_nomem(step->name, sizeof *e);
     step->exec = e;
+    bool behind = step->kind == HL_STEP_CONV_DATA && (operand(step, 2) != NULL || operand(step, 3) != NULL);
     e->is_product = takes(step);
+    e->is_behind = behind && !(e->is_product && takes_behind(step));
     hl_status status =
         e->is_product ? prepare_product(cpu, step, &e->product) : prepare_dnnl(cpu, step, &e->dnnl);
     if (status != HL_OK)
@@ -137,15 +176,18 @@ hl_status hl_conv_exec_bind(hl_cpu *cpu, hl_step *step, void *scratch)
     hl_conv_exec *e = step->exec;
     if (!e->is_product)
         return hl_dnnl_exec_bind(cpu, step, &e->dnnl, scratch);
-    bind_product(step, &e->product, scratch);
+    bind_product(step, e->is_behind, &e->product, scratch);
     return HL_OK;
 }
 
 hl_status hl_conv_exec_run(hl_cpu *cpu, hl_step *step)
 {
     const hl_conv_exec *e = step->exec;
-    if (!e->is_product)
-        return hl_dnnl_exec_run(cpu, step, &e->dnnl);
-    hl_product_run(&e->product);
+    if (e->is_product)
+        hl_product_run(&e->product);
+    else
+        HL_TRY(hl_dnnl_exec_run(cpu, step, &e->dnnl));
+    if (e->is_behind)
+        run_behind(step);
     return HL_OK;
 }

@@ -5,9 +5,10 @@
 #include "backend/cpu/dnnl_util.h"
 #include "backend/cpu/product.h"
 
-/* A CONV or CONV_DATA step is done by kernels of ours where is_product, else by oneDNN. */
+/* A CONV or CONV_DATA step is done by kernels of ours where is_product, else by oneDNN. What a data gradient
+ * has behind it (another gradient, a derivative) goes over the result once more where is_behind. */
 typedef struct hl_conv_exec {
-    bool is_product;
+    bool is_product, is_behind;
     hl_product product;
     hl_dnnl_exec dnnl;
 } hl_conv_exec;

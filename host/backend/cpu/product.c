@@ -30,16 +30,26 @@ typedef struct tile {
     int64_t pixel;                  /* where in y and residual the tile starts, in bytes */
 } tile;
 
+HL_KERNEL_INLINE __m512 load(bool bf16, const char *row, int64_t column, __mmask16 lanes)
+{
+    return bf16 ? hl_kernel_load_bf16(row + column * 2, lanes)
+                : _mm512_maskz_loadu_ps(lanes, row + column * 4);
+}
+
 HL_KERNEL_INLINE __m512 finish(const hl_product *p, const tile *t, bool bf16, int64_t at, int v,
                                __mmask16 lanes, __m512 sum)
 {
     int64_t column = t->column + v * HL_KERNEL_LANES;
     if (p->bias != NULL)
         sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, p->bias + column));
-    if (p->residual != NULL) {
-        const char *residual = (const char *)p->residual + at;
-        sum = _mm512_add_ps(sum, bf16 ? hl_kernel_load_bf16(residual + column * 2, lanes)
-                                      : _mm512_maskz_loadu_ps(lanes, residual + column * 4));
+    if (p->residual != NULL)
+        sum = _mm512_add_ps(sum, load(bf16, (const char *)p->residual + at, column, lanes));
+    if (p->before != NULL) {
+        /* Comparisons in which a NaN passes gradients on, as PyTorch's. */
+        __m512 before = load(bf16, (const char *)p->before + at, column, lanes);
+        __mmask16 passes = _mm512_cmp_ps_mask(before, _mm512_setzero_ps(), _CMP_NLE_UQ);
+        passes &= _mm512_cmp_ps_mask(before, _mm512_set1_ps(p->before_high), _CMP_NGE_UQ);
+        return _mm512_maskz_mov_ps(passes, sum);
     }
     /* In this order of operands a NaN stays one. */
     sum = _mm512_max_ps(_mm512_set1_ps(p->low), sum);
@@ -67,21 +77,24 @@ HL_KERNEL_INLINE void store_vector(const hl_product *p, bool bf16, char *row, in
         _mm512_mask_storeu_ps(row + column * 4, lanes, value);
 }
 
-/* So that it is there when the sums are. */
-HL_KERNEL_INLINE void fetch_residual(int rows, int vectors, bool bf16, const hl_product *p, const tile *t)
+/* What is placed as y is, so that it is there when the sums are. */
+HL_KERNEL_INLINE void fetch(int rows, int vectors, bool bf16, const hl_product *p, const tile *t,
+                            const void *operand)
 {
-    const char *residual = (const char *)p->residual + t->pixel + t->column * (bf16 ? 2 : 4);
+    if (operand == NULL)
+        return;
+    const char *at = (const char *)operand + t->pixel + t->column * (bf16 ? 2 : 4);
     int lines = bf16 ? 1 : vectors;
     for (int r = 0; r < rows; r++)
         for (int line = 0; line < lines; line++)
-            _mm_prefetch(residual + r * p->of_y.pixel + line * 64, _MM_HINT_T0);
+            _mm_prefetch(at + r * p->of_y.pixel + line * 64, _MM_HINT_T0);
 }
 
 HL_KERNEL_INLINE void run_tile(int rows, int vectors, bool bf16, const hl_product *p, const tile *t)
 {
     hl_kernel_sums sums;
-    if (p->residual != NULL)
-        fetch_residual(rows, vectors, bf16, p, t);
+    fetch(rows, vectors, bf16, p, t, p->residual);
+    fetch(rows, vectors, bf16, p, t, p->before);
     hl_kernel_sum(rows, vectors, bf16, t->x, t->panel, t->depth, t->ahead, HL_KERNEL_FIRST_LEVEL, sums);
     __mmask16 lanes[HL_KERNEL_VECTORS];
 #pragma GCC unroll 2

@@ -2,8 +2,10 @@
  *
  *     y[p, :] = clamp(x[p, :] B + bias + residual[p, :])
  *
- * is a 1x1 convolution, forward, and without bias its data gradient; oneDNN 2.6 reaches half to three
- * quarters of the machine's speed on them, these kernels nine tenths (docs/performance.md).
+ * is a 1x1 convolution, forward. Its data gradient has, in place of bias and clamp, the derivative of the
+ * activation before it: y is 0 where that activation's output `before` is 0 or at its upper end. oneDNN 2.6
+ * reaches half to three quarters of the machine's speed on them, these kernels nine tenths
+ * (docs/performance.md).
  *
  * B lies in panels (product_pack.h). Pixels come in lines, so that strided convolutions skip pixels on either
  * side. */
@@ -27,11 +29,12 @@ typedef struct hl_product {
     hl_product_pixels of_x, of_y;
     int64_t x_channels, y_channels; /* bf16: x_channels is even */
     float low, high;                /* clamp; -INFINITY, INFINITY: none */
+    float before_high;              /* the upper end of `before`; NAN: it has none */
     size_t y_clear; /* y has pixels that no line reaches: it has as many bytes, set to 0 first; else 0 */
     bool streams;   /* y is too large to stay in the cache: it is written past it */
     int threads;
-    /* Bound: addresses. bias (f32) and residual (placed as y is) may be NULL. */
-    const void *x, *panels, *residual;
+    /* Bound: addresses. bias (f32), residual and before (both of type elem, placed as y is) may be NULL. */
+    const void *x, *panels, *residual, *before;
     const float *bias;
     void *y;
     char *stage; /* hl_product_stage_bytes, or NULL where that is 0 */

@@ -16,6 +16,7 @@ enum {
     WHOLE_STEPS = 448, /* up to here everything is one chunk, so that sums are not put down in between */
     MOST_UNITS = 16,   /* of a block: half of a second-level cache */
     LOWEST_ROWS = 8,   /* that tiles have */
+    PACK_STEPS = 8,    /* of which dy's rows are read before panels take their turn: they stay in the cache */
     PANEL_ROWS = LANES /* that a packed step of dy has, of which a tile reads its own */
 };
 
@@ -43,22 +44,20 @@ typedef struct block {
     int64_t panel, panel_end, unit, unit_end;
     uint32_t *rows;    /* [panel][chunk][PANEL_ROWS] */
     uint32_t *columns; /* [unit][chunk][width of the unit] */
-    uint32_t *step;    /* one step of dy, before it is cut into panels */
 } block;
 
-/* Where this is faster than what oneDNN has (docs/performance.md): strided windows, up to 1.6 times, and in
- * bf16 products of many channels. Elsewhere packing costs more than the kernel gains. */
+/* Where this is faster than what oneDNN has (docs/performance.md): strided windows, and in bf16 products of
+ * many channels. Elsewhere packing costs more than the kernel gains. */
 static bool is_faster(const hl_step *step)
 {
-    enum { MANY_CHANNELS = 128, FEW_CHANNELS = 32 };
+    enum { FEW_CHANNELS = 32, MANY_PAIRS = 64 * 256 };
     const hl_window *w = &step->conv.window;
     const hl_tensor *x = step->in[0], *dy = step->in[1];
     bool strided = w->sh > 1 || w->sw > 1, pixelwise = w->kh == 1 && w->kw == 1,
          map = dy->shape.h * dy->shape.w > 1;
-    if (strided)
-        return x->shape.c >= FEW_CHANNELS;
-    return pixelwise && map && x->elem == HL_ELEM_BF16 && x->shape.c >= MANY_CHANNELS &&
-           dy->shape.c >= MANY_CHANNELS;
+    if (pixelwise)
+        return map && x->elem == HL_ELEM_BF16 && x->shape.c * dy->shape.c >= MANY_PAIRS;
+    return strided && x->shape.c >= FEW_CHANNELS;
 }
 
 bool hl_product_weight_takes(const hl_step *step)
@@ -107,11 +106,6 @@ static void choose_blocks(hl_product_weight *p)
         }
 }
 
-static int64_t step_words(const hl_product_weight *p)
-{
-    return ceil_div(p->rows + PANEL_ROWS, UNIT) * UNIT;
-}
-
 hl_status hl_product_weight_create(const hl_step *step, int threads, hl_product_weight **product,
                                    size_t *scratch_bytes)
 {
@@ -137,7 +131,7 @@ hl_status hl_product_weight_create(const hl_step *step, int threads, hl_product_
     p->units = p->window.kh * p->of_run;
     p->threads = threads;
     choose_blocks(p);
-    p->thread_words = p->chunk * (p->block_panels * PANEL_ROWS + p->block_units * UNIT) + step_words(p);
+    p->thread_words = p->chunk * (p->block_panels * PANEL_ROWS + p->block_units * UNIT);
     *scratch_bytes = (size_t)(threads * p->thread_words) * sizeof(uint32_t);
     return HL_OK;
 }
@@ -189,27 +183,35 @@ static inline __mmask32 lanes_below(int64_t count)
     return count >= UNIT ? UINT32_MAX : count <= 0 ? 0 : (1u << count) - 1;
 }
 
+/* 16 elements of one pixel, or of two side by side, as a step; elements whose bit is 0 are not read. */
+HL_KERNEL_INLINE __m512i load_step(bool bf16, const char *even, const char *odd, __mmask16 lanes,
+                                   __mmask16 odd_lanes)
+{
+    if (!bf16)
+        return _mm512_maskz_loadu_epi32(lanes, even);
+    __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, even)),
+            high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(odd_lanes, odd));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
 /* dy of `steps` steps from pixel `origin` on. */
 HL_KERNEL_INLINE void pack_rows(const hl_product_weight *p, bool bf16, const block *b, int64_t origin,
                                 int64_t steps)
 {
-    int64_t pixel = p->rows * p->size, first = b->panel * p->tile_rows, end = b->panel_end * p->tile_rows;
-    end = end < p->rows ? end : p->rows;
-    for (int64_t k = 0; k < steps; k++) {
-        int64_t at = bf16 ? origin + 2 * k : origin + k;
-        const char *even = p->dy + at * pixel;
-        bool has_odd = at + 1 < p->pixels;
-        for (int64_t row = first; row < end; row += UNIT) {
-            __mmask32 lanes = lanes_below(end - row);
-            const char *from = even + row * p->size;
-            unit_step unit = load_unit(bf16, from, lanes, from + pixel, has_odd ? lanes : 0);
-            _mm512_storeu_si512(b->step + (row - first), unit.half[0]);
-            _mm512_storeu_si512(b->step + (row - first) + LANES, unit.half[1]);
-        }
+    int64_t pixel = p->rows * p->size;
+    for (int64_t start = 0; start < steps; start += PACK_STEPS) {
+        int64_t end = steps - start < PACK_STEPS ? steps : start + PACK_STEPS;
         for (int64_t panel = b->panel; panel < b->panel_end; panel++) {
-            int64_t i = panel - b->panel;
-            _mm512_storeu_si512(b->rows + (i * p->chunk + k) * PANEL_ROWS,
-                                _mm512_loadu_si512(b->step + i * p->tile_rows));
+            int64_t row = panel * p->tile_rows;
+            uint32_t *to = b->rows + (panel - b->panel) * p->chunk * PANEL_ROWS;
+            __mmask16 lanes = hl_kernel_lanes(p->rows - row);
+            for (int64_t k = start; k < end; k++) {
+                int64_t at = bf16 ? origin + 2 * k : origin + k;
+                const char *even = p->dy + at * pixel + row * p->size;
+                __mmask16 odd_lanes = at + 1 < p->pixels ? lanes : 0;
+                _mm512_storeu_si512(to + k * PANEL_ROWS,
+                                    load_step(bf16, even, even + pixel, lanes, odd_lanes));
+            }
         }
     }
 }
@@ -467,7 +469,6 @@ void hl_product_weight_run(const hl_product_weight *p)
         b.unit_end = b.unit + p->block_units < p->units ? b.unit + p->block_units : p->units;
         b.rows = p->packed + omp_get_thread_num() * p->thread_words;
         b.columns = b.rows + p->chunk * p->block_panels * PANEL_ROWS;
-        b.step = b.columns + p->chunk * p->block_units * UNIT;
         run_block(p, &b);
     }
 }

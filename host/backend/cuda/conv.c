@@ -250,7 +250,7 @@ static hl_status data_bind(hl_cuda *cuda, hl_step *step, void *scratch)
     return exec->form == HL_FORM_CUDNN ? hl_cudnn_bind(&exec->call, pointers, scratch, step->name) : HL_OK;
 }
 
-static hl_status data_run(hl_cuda *cuda, hl_step *step)
+static hl_status data_pass(hl_cuda *cuda, hl_step *step)
 {
     const conv_exec *exec = step->exec;
     const hl_tensor *dy = step->in[0], *w = step->in[1], *dx = step->out[0];
@@ -266,6 +266,19 @@ static hl_status data_run(hl_cuda *cuda, hl_step *step)
         break;
     }
     return hl_cudnn_run(cuda, &exec->call, step->name);
+}
+
+/* The other gradient is added and the derivative applied by a kernel behind it. */
+static hl_status data_run(hl_cuda *cuda, hl_step *step)
+{
+    const hl_tensor *other = hl_operand(step, 2), *operand = hl_operand(step, 3), *dx = step->out[0];
+    HL_TRY(data_pass(cuda, step));
+    if (other == NULL && operand == NULL)
+        return HL_OK;
+    const hl_terms terms = {.term = {dx->data, hl_data(other)}, .count = other != NULL ? 2 : 1};
+    return HL_LAUNCHED(hl_launch_act_grad(step->conv.act, hl_data(operand), terms, dx->data, dx->elem,
+                                          hl_shape_count(dx->shape), cuda->compute),
+                       step);
 }
 
 const hl_cuda_op hl_cuda_conv_data = {
