@@ -134,6 +134,10 @@ def measure(args, model, method, norm, batch, precision):
     }
 
 
+def same_cell(a, b):
+    return all(a[key] == b[key] for key in ("model", "method", "norm", "batch", "precision"))
+
+
 def counts(rows):
     """How often was measured: the rows of one table may come from several runs."""
     rounds, steps = ({r[key] for r in rows} for key in ("round_count", "steps"))
@@ -143,7 +147,8 @@ def counts(rows):
 
 def table(args, rows, date):
     title = "the CPU" if args.device == "cpu" else "a GPU"
-    beside = f"PyTorch {rows[0]['torch']} channels-last ({' and '.join(rows[0]['rounds']['pytorch'])})" if "torch" in rows[0] else "alone"
+    modes = sorted({mode for r in rows for mode in r["rounds"]["pytorch"]}, reverse=True)
+    beside = f"PyTorch {rows[0]['torch']} channels-last ({', some rows also '.join(modes)})" if "torch" in rows[0] else "alone"
     lines = [
         f"# Training throughput on {title}, {date}",
         "",
@@ -201,7 +206,8 @@ def main():
     args.folder.mkdir(parents=True, exist_ok=True)
     for cell in itertools.chain.from_iterable(itertools.product(*part) for part in plan):
         row = measure(args, *cell)
-        rows = [r for r in rows if any(r[k] != row[k] for k in ("model", "method", "norm", "batch", "precision"))] + [row]
+        place = next((i for i, r in enumerate(rows) if same_cell(r, row)), len(rows))
+        rows[place : place + 1] = [row]
         print(table(args, [row], "").splitlines()[-1], flush=True)
         save(args, rows)  # what was measured stays, whatever ends the rest
     print((args.folder / f"{args.out}.md").read_text())

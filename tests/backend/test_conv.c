@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cpu/product.h"
+#include "backend/cpu/kernel.h"
 #include "support/conv_rig.h"
 #include "support/ref_conv.h"
 
@@ -54,6 +54,9 @@ static const conv_case cases[] = {
     {"depthwise 5x5", {2, 8, 7, 40}, 40, 40, {5, 5, 1, 1, 1, 1, 2, 2, 2, 2}},
     {"depthwise 5x5 strided", {2, 11, 11, 16}, 16, 16, {5, 5, 2, 2, 1, 1, 1, 2, 1, 2}},
     {"depthwise 7x7", {1, 10, 9, 33}, 33, 33, {7, 7, 1, 1, 1, 1, 3, 3, 3, 3}},
+    {"depthwise 7x7 strided, wide", {1, 9, 17, 35}, 35, 35, {7, 7, 2, 2, 1, 1, 3, 3, 3, 3}},
+    {"depthwise 5x5 strided, wide", {1, 8, 31, 72}, 72, 72, {5, 5, 2, 2, 1, 1, 1, 2, 2, 2}},
+    {"depthwise 3x3 strided, no padding", {2, 10, 16, 64}, 64, 64, {3, 3, 2, 2, 1, 1, 0, 0, 0, 0}},
     {"depthwise 9x2", {1, 12, 9, 10}, 10, 10, {9, 2, 1, 1, 1, 1, 4, 4, 0, 1}},
     {"depthwise dilated", {2, 9, 9, 16}, 16, 16, {3, 3, 1, 1, 2, 2, 2, 2, 2, 2}},
     {"depthwise, 17 channels", {2, 6, 6, 17}, 17, 17, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
@@ -174,6 +177,12 @@ Test(conv, fp32_passes_are_exact_on_integers)
 {
     for (int i = 0; i < CASES; i++)
         cr_assert(expect_exact(&cases[i], HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32));
+}
+
+Test(conv, wide_depthwise_results_go_past_the_cache)
+{
+    static const conv_case big = {"depthwise", {1, 120, 118, 160}, 160, 160, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}};
+    cr_assert(expect_exact(&big, HL_ELEM_F32, HL_ELEM_F32, HL_ELEM_F32));
 }
 
 Test(conv, bf16_passes_are_exact_on_integers)
@@ -398,7 +407,7 @@ Test(conv, results_of_our_kernels_do_not_depend_on_the_number_of_threads)
     static const conv_case pixelwise = {"1x1", {3, 18, 19, 136}, 141, 1, {1, 1, 1, 1, 1, 1, 0, 0, 0, 0}};
     static const conv_case strided = {"3x3 strided", {3, 44, 41, 48}, 70, 1, {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}};
     expect_same_with_any_threads(&wide, HL_ELEM_F32);
-    if (!hl_product_is_native(HL_ELEM_F32))
+    if (!hl_kernel_is_native(HL_ELEM_F32))
         cr_skip_test("SKIPPED: no AVX-512 on this processor");
     expect_same_with_any_threads(&strided, HL_ELEM_F32);
     if (!rig_computes(HL_ELEM_BF16))

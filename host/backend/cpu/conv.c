@@ -1,15 +1,11 @@
 /* CONV: the forward pass of convolutions and linear layers. */
 #include <string.h>
 
+#include "backend/cpu/conv_exec.h"
 #include "backend/cpu/conv_form.h"
-#include "backend/cpu/conv_product.h"
+#include "backend/cpu/conv_operands.h"
 
 enum { X, WEIGHTS, BIAS, RESIDUAL, OPERANDS };
-
-static hl_tensor *operand(const hl_step *step, int i)
-{
-    return i < step->in_count ? step->in[i] : NULL;
-}
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
@@ -18,11 +14,11 @@ static hl_status check(const hl_cpu *cpu, const hl_step *step)
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "a convolution has 2 to 4 operands and 1 result");
     HL_TRY(hl_conv_check(step, step->in[X], step->out[0]));
     HL_TRY(hl_dnnl_check_elem(step, step->in[WEIGHTS]));
-    const hl_tensor *residual = operand(step, RESIDUAL);
+    const hl_tensor *residual = hl_conv_operand(step, RESIDUAL);
     if (residual != NULL)
         HL_TRY(hl_dnnl_check_elem(step, residual));
     if (step->conv.subfunction &&
-        (residual != NULL || operand(step, BIAS) != NULL || step->conv.act != HL_ACT_NONE))
+        (residual != NULL || hl_conv_operand(step, BIAS) != NULL || step->conv.act != HL_ACT_NONE))
         return hl_fail(HL_E_INTERNAL, step->name, NULL,
                        "a sub-function convolution has no bias, residual or activation");
     return HL_OK;
@@ -120,7 +116,7 @@ static dnnl_status_t try_choice(const hl_cpu *cpu, const hl_step *step, problem 
 static bool try_winograd(const hl_cpu *cpu, const hl_step *step, problem *p)
 {
     dnnl_primitive_attr_t attr;
-    p->residual_form = operand(step, RESIDUAL) != NULL ? RESIDUAL_SUM : RESIDUAL_NONE;
+    p->residual_form = hl_conv_operand(step, RESIDUAL) != NULL ? RESIDUAL_SUM : RESIDUAL_NONE;
     if (!p->form.winograd || attributes(step, p->residual_form, &p->residual, &attr) != HL_OK)
         return false;
     bool done = hl_conv_choose_winograd(cpu, &p->form, dnnl_forward_inference, &p->x, &p->w, p->bias, &p->y,
@@ -136,7 +132,7 @@ static hl_status choose(const hl_cpu *cpu, const hl_step *step, problem *p)
         residual_form residual;
         bool reference;
     } choices[] = {{RESIDUAL_OPERAND, false}, {RESIDUAL_SUM, false}, {RESIDUAL_SUM, true}};
-    bool residual = operand(step, RESIDUAL) != NULL;
+    bool residual = hl_conv_operand(step, RESIDUAL) != NULL;
     if (try_winograd(cpu, step, p))
         return HL_OK;
     dnnl_status_t status = dnnl_unimplemented;
@@ -173,11 +169,11 @@ static hl_status describe(const hl_step *step, problem *p)
     HL_TRY(hl_dnnl_activation_desc(step, y->shape, y->elem, p->form.matrix, &p->y));
     p->channels_last = p->y;
     HL_TRY(hl_conv_weights_any(step, &p->form, hl_dnnl_type(w->elem), &p->w));
-    if (operand(step, BIAS) != NULL) {
+    if (hl_conv_operand(step, BIAS) != NULL) {
         HL_TRY(hl_dnnl_plain_desc(step, 1, &y->shape.c, dnnl_f32, &p->b));
         p->bias = &p->b;
     }
-    const hl_tensor *residual = operand(step, RESIDUAL);
+    const hl_tensor *residual = hl_conv_operand(step, RESIDUAL);
     if (residual != NULL)
         HL_TRY(hl_dnnl_activation_desc(step, residual->shape, residual->elem, p->form.matrix, &p->residual));
     return HL_OK;
@@ -186,7 +182,7 @@ static hl_status describe(const hl_step *step, problem *p)
 static hl_status assemble(hl_cpu *cpu, hl_step *step, const problem *p, hl_dnnl_exec *exec)
 {
     hl_tensor *x = step->in[X], *w = step->in[WEIGHTS], *y = step->out[0];
-    hl_tensor *residual = operand(step, RESIDUAL);
+    hl_tensor *residual = hl_conv_operand(step, RESIDUAL);
     const dnnl_memory_desc_t *wanted = dnnl_primitive_desc_query_md(p->pd, dnnl_query_weights_md, 0);
     dnnl_memory_desc_t have_x, have_w;
     if (w->native == NULL)
@@ -220,7 +216,7 @@ static hl_status prepare_dnnl(hl_cpu *cpu, hl_step *step, hl_dnnl_exec *exec)
 {
     problem p = {.pd = NULL};
     HL_TRY(describe(step, &p));
-    p.bias = operand(step, BIAS) != NULL ? &p.b : NULL;
+    p.bias = hl_conv_operand(step, BIAS) != NULL ? &p.b : NULL;
     HL_TRY(choose(cpu, step, &p));
     hl_status status = HL_OK;
     if (step->in[WEIGHTS]->native != NULL)

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "backend/cpu/conv_depthwise.h"
+#include "backend/cpu/conv_exec.h"
 #include "backend/cpu/conv_form.h"
-#include "backend/cpu/conv_product.h"
 #include "backend/cpu/product_weight.h"
 
 static hl_status check_count(const hl_step *step, int most)

@@ -1,24 +1,13 @@
 #include "backend/cpu/product.h"
 
-#include <math.h>
 #include <omp.h>
 
+#include "backend/cpu/kernel_behind.h"
 #include "backend/cpu/product_kernel.h"
 #include "backend/cpu/product_pack.h"
 
 /* Rows of x whose distance is a multiple of this fall on the same places of a first-level cache. */
 enum { CACHE_WAY = 4096, STAGE_SHIFT = 64 };
-
-bool hl_product_is_native(hl_elem elem)
-{
-    unsigned isa = (unsigned)dnnl_get_effective_cpu_isa(), base = (unsigned)dnnl_cpu_isa_avx512_core;
-    bool allowed = isa == (unsigned)dnnl_cpu_isa_all || (isa & base) == base;
-    bool float32 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (elem == HL_ELEM_BF16)
-        return allowed && float32 && __builtin_cpu_supports("avx512bf16");
-    return allowed && float32 && elem == HL_ELEM_F32;
-}
 
 /* ---- one tile ---- */
 
@@ -30,92 +19,19 @@ typedef struct tile {
     int64_t pixel;                  /* where in y and residual the tile starts, in bytes */
 } tile;
 
-HL_KERNEL_INLINE __m512 load(bool bf16, const char *row, int64_t column, __mmask16 lanes)
-{
-    return bf16 ? hl_kernel_load_bf16(row + column * 2, lanes)
-                : _mm512_maskz_loadu_ps(lanes, row + column * 4);
-}
-
-HL_KERNEL_INLINE __m512 finish(const hl_product *p, const tile *t, bool bf16, int64_t at, int v,
-                               __mmask16 lanes, __m512 sum)
-{
-    int64_t column = t->column + v * HL_KERNEL_LANES;
-    if (p->bias != NULL)
-        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, p->bias + column));
-    if (p->residual != NULL)
-        sum = _mm512_add_ps(sum, load(bf16, (const char *)p->residual + at, column, lanes));
-    if (p->before != NULL) {
-        /* Comparisons in which a NaN passes gradients on, as PyTorch's. */
-        __m512 before = load(bf16, (const char *)p->before + at, column, lanes);
-        __mmask16 passes = _mm512_cmp_ps_mask(before, _mm512_setzero_ps(), _CMP_NLE_UQ);
-        passes &= _mm512_cmp_ps_mask(before, _mm512_set1_ps(p->before_high), _CMP_NGE_UQ);
-        return _mm512_maskz_mov_ps(passes, sum);
-    }
-    /* In this order of operands a NaN stays one. */
-    sum = _mm512_max_ps(_mm512_set1_ps(p->low), sum);
-    return _mm512_min_ps(_mm512_set1_ps(p->high), sum);
-}
-
-/* A whole tile of 32 bf16 columns is a cache line a row. */
-HL_KERNEL_INLINE void store_line(const hl_product *p, char *to, __m512 left, __m512 right)
-{
-    __m512i line = (__m512i)_mm512_cvtne2ps_pbh(right, left);
-    if (p->streams)
-        _mm512_stream_si512((__m512i *)(void *)to, line);
-    else
-        _mm512_storeu_si512(to, line);
-}
-
-HL_KERNEL_INLINE void store_vector(const hl_product *p, bool bf16, char *row, int64_t column, __mmask16 lanes,
-                                   __m512 value)
-{
-    if (bf16 && p->y_elem == HL_ELEM_BF16)
-        _mm256_mask_storeu_epi16(row + column * 2, lanes, (__m256i)_mm512_cvtneps_pbh(value));
-    else if (p->streams && lanes == 0xffff)
-        _mm512_stream_ps((float *)(void *)(row + column * 4), value);
-    else
-        _mm512_mask_storeu_ps(row + column * 4, lanes, value);
-}
-
-/* What is placed as y is, so that it is there when the sums are. */
-HL_KERNEL_INLINE void fetch(int rows, int vectors, bool bf16, const hl_product *p, const tile *t,
-                            const void *operand)
-{
-    if (operand == NULL)
-        return;
-    const char *at = (const char *)operand + t->pixel + t->column * (bf16 ? 2 : 4);
-    int lines = bf16 ? 1 : vectors;
-    for (int r = 0; r < rows; r++)
-        for (int line = 0; line < lines; line++)
-            _mm_prefetch(at + r * p->of_y.pixel + line * 64, _MM_HINT_T0);
-}
-
 HL_KERNEL_INLINE void run_tile(int rows, int vectors, bool bf16, const hl_product *p, const tile *t)
 {
     hl_kernel_sums sums;
-    fetch(rows, vectors, bf16, p, t, p->residual);
-    fetch(rows, vectors, bf16, p, t, p->before);
+    hl_kernel_fetch(rows, vectors, bf16, p->behind.residual, t->pixel, p->of_y.pixel, t->column);
+    hl_kernel_fetch(rows, vectors, bf16, p->behind.before, t->pixel, p->of_y.pixel, t->column);
     hl_kernel_sum(rows, vectors, bf16, t->x, t->panel, t->depth, t->ahead, HL_KERNEL_FIRST_LEVEL, sums);
     __mmask16 lanes[HL_KERNEL_VECTORS];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; v++)
         lanes[v] = hl_kernel_lanes(t->columns - v * HL_KERNEL_LANES);
-    bool line = bf16 && vectors == 2 && p->y_elem == HL_ELEM_BF16 && lanes[vectors - 1] == 0xffff;
 #pragma GCC unroll 14
-    for (int r = 0; r < rows; r++) {
-        int64_t at = t->pixel + r * p->of_y.pixel;
-        char *row = (char *)p->y + at;
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            sums[r][v] = finish(p, t, bf16, at, v, lanes[v], sums[r][v]);
-        if (line) {
-            store_line(p, row + t->column * 2, sums[r][0], sums[r][vectors - 1]);
-            continue;
-        }
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            store_vector(p, bf16, row, t->column + v * HL_KERNEL_LANES, lanes[v], sums[r][v]);
-    }
+    for (int r = 0; r < rows; r++)
+        hl_kernel_put(&p->behind, vectors, bf16, t->pixel + r * p->of_y.pixel, t->column, lanes, sums[r]);
 }
 
 /* 14 rows fill the registers; 7 because so many maps are 7 pixels wide; the rest is rare. */
@@ -196,7 +112,7 @@ static void clear(const hl_product *p)
     enum { PIECE = 1 << 16 };
 #pragma omp parallel for schedule(static)
     for (size_t at = 0; at < p->y_clear; at += PIECE)
-        memset((char *)p->y + at, 0, p->y_clear - at < PIECE ? p->y_clear - at : PIECE);
+        memset((char *)p->behind.y + at, 0, p->y_clear - at < PIECE ? p->y_clear - at : PIECE);
 }
 
 static int64_t line_at(const hl_product_pixels *of, int64_t line)

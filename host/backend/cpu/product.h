@@ -1,21 +1,16 @@
 /* Products over pixels, by kernels of our own for processors with AVX-512 (and, in bf16, AVX-512 BF16):
  *
- *     y[p, :] = clamp(x[p, :] B + bias + residual[p, :])
+ *     y[p, :] = behind(x[p, :] B)
  *
- * is a 1x1 convolution, forward. Its data gradient has, in place of bias and clamp, the derivative of the
- * activation before it: y is 0 where that activation's output `before` is 0 or at its upper end. oneDNN 2.6
- * reaches half to three quarters of the machine's speed on them, these kernels nine tenths
- * (docs/performance.md).
+ * is a 1x1 convolution, forward, or its data gradient (behind: kernel_behind.h); oneDNN 2.6 reaches half to
+ * three quarters of the machine's speed on them, these kernels nine tenths (docs/performance.md).
  *
  * B lies in panels (product_pack.h). Pixels come in lines, so that strided convolutions skip pixels on either
  * side. */
 #ifndef HL_BACKEND_CPU_PRODUCT_H
 #define HL_BACKEND_CPU_PRODUCT_H
 
-#include "backend/cpu/cpu.h"
-
-/* Can this machine (as far as oneDNN's own limit on instruction sets allows) compute products in `elem`? */
-bool hl_product_is_native(hl_elem elem);
+#include "backend/cpu/kernel_behind.h"
 
 /* The pixels of a tensor that a product goes over: `lines` an image, their distances in bytes. */
 typedef struct hl_product_pixels {
@@ -23,20 +18,15 @@ typedef struct hl_product_pixels {
 } hl_product_pixels;
 
 typedef struct hl_product {
-    hl_elem elem;          /* of x, residual and B: f32 or bf16 */
-    hl_elem y_elem;        /* the same, or f32 */
+    hl_elem elem;          /* of x, B and what is behind: f32 or bf16 */
     int64_t lines, pixels; /* lines of all images, pixels a line */
     hl_product_pixels of_x, of_y;
     int64_t x_channels, y_channels; /* bf16: x_channels is even */
-    float low, high;                /* clamp; -INFINITY, INFINITY: none */
-    float before_high;              /* the upper end of `before`; NAN: it has none */
     size_t y_clear; /* y has pixels that no line reaches: it has as many bytes, set to 0 first; else 0 */
-    bool streams;   /* y is too large to stay in the cache: it is written past it */
     int threads;
-    /* Bound: addresses. bias (f32), residual and before (both of type elem, placed as y is) may be NULL. */
-    const void *x, *panels, *residual, *before;
-    const float *bias;
-    void *y;
+    hl_kernel_behind behind; /* where y_clear: neither residual nor before */
+    /* Bound: addresses. */
+    const void *x, *panels;
     char *stage; /* hl_product_stage_bytes, or NULL where that is 0 */
 } hl_product;
 

@@ -5,22 +5,15 @@
  *     [step][16 * vectors] of 4 bytes
  * so that a step of B is one or two registers. Everything here is inlined with constant `rows`, `vectors` and
  * `bf16`; loops over them disappear and `sums` stays in registers: 14 x 2 of them leave 4 for operands.
- *
- * The functions for float are compiled for the same target as those for bfloat16 but contain none of its
- * instructions, which compilers make from nothing but these intrinsics. */
+ */
 #ifndef HL_BACKEND_CPU_PRODUCT_KERNEL_H
 #define HL_BACKEND_CPU_PRODUCT_KERNEL_H
 
-#include <immintrin.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <string.h>
 
-#define HL_KERNEL_TARGET   "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
-#define HL_KERNEL_FUNCTION __attribute__((target(HL_KERNEL_TARGET)))
-#define HL_KERNEL_INLINE   static inline __attribute__((always_inline, target(HL_KERNEL_TARGET)))
+#include "backend/cpu/kernel.h"
 
-enum { HL_KERNEL_ROWS = 14, HL_KERNEL_VECTORS = 2, HL_KERNEL_LANES = 16 };
+enum { HL_KERNEL_ROWS = 14, HL_KERNEL_VECTORS = 2 };
 
 typedef __m512 hl_kernel_sums[HL_KERNEL_ROWS][HL_KERNEL_VECTORS];
 
@@ -74,18 +67,6 @@ HL_KERNEL_INLINE void hl_kernel_sum(int rows, int vectors, bool bf16, hl_kernel_
                 sums[r][v] = hl_kernel_multiply_add(bf16, sums[r][v], of_row, step[v]);
         }
     }
-}
-
-/* The first `count` of 16 lanes. */
-static inline __mmask16 hl_kernel_lanes(int64_t count)
-{
-    return (__mmask16)(count >= HL_KERNEL_LANES ? 0xffff : (1 << count) - 1);
-}
-
-HL_KERNEL_INLINE __m512 hl_kernel_load_bf16(const void *from, __mmask16 lanes)
-{
-    __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, from));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
 #endif

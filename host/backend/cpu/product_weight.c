@@ -64,7 +64,7 @@ bool hl_product_weight_takes(const hl_step *step)
 {
     const hl_tensor *x = step->in[0], *dy = step->in[1];
     return step->conv.groups == 1 && !step->conv.subfunction && step->conv.window.dw == 1 &&
-           x->elem == dy->elem && hl_product_is_native(x->elem) && is_faster(step);
+           x->elem == dy->elem && hl_kernel_is_native(x->elem) && is_faster(step);
 }
 
 static int64_t ceil_div(int64_t a, int64_t b)
