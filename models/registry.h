@@ -23,9 +23,9 @@ struct hl_model_info {
     const char *head;      /* module name of the classifier */
     const char *auxiliary; /* what names of auxiliary classifiers begin with, in files; they are passed over.
                               Or NULL */
-    const char *weights_file; /* as published */
-    const char *licence;
-    float top1; /* ImageNet-1k accuracy in percent, as published for weights_file */
+    const char *weights_file; /* as published; NULL where no weights for ImageNet-1k are */
+    const char *licence;      /* of the weights; without any, of the reference implementation */
+    float top1; /* ImageNet-1k accuracy in percent, as published for weights_file; 0 without one */
     const char *paper;
 };
 

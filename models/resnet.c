@@ -67,6 +67,10 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
 #define ROW(NAME, FILE, TOP1, RESIZE, PAPER, ...)                                                                        \
     {.name = NAME, .build = build, .variant = &(const resnet)__VA_ARGS__, .image_size = 224, .resize = RESIZE,           \
      HL_TORCHVISION, .head = "fc", .weights_file = FILE, .top1 = TOP1, .paper = "arXiv " PAPER}
+/* Of these timm has published weights for seresnet50 alone. */
+#define SE(NAME, RESIZE, ...)                                                                                            \
+    {.name = NAME, .timm = true, .build = build, .image_size = 224, .resize = RESIZE, .bicubic = true, HL_IMAGENET,      \
+     .head = "fc", .licence = "Apache-2.0", .paper = "arXiv 1709.01507", .variant = &(const resnet)__VA_ARGS__}
 #define RESNET  "1512.03385"
 #define RESNEXT "1611.05431"
 #define WIDE    "1605.07146"
@@ -82,10 +86,11 @@ static const hl_model_info models[] = {
     ROW("resnext101_64x4d", "resnext101_64x4d-173b62eb.pth", 83.246f, 232, RESNEXT, {{3, 4, 23, 3}, true, 64, 4, false}),
     ROW("wide_resnet50_2",  "wide_resnet50_2-95faca4d.pth",  78.468f, 256, WIDE,    {{3, 4, 6, 3}, true, 1, 128, false}),
     ROW("wide_resnet101_2", "wide_resnet101_2-32ee1156.pth", 78.848f, 256, WIDE,    {{3, 4, 23, 3}, true, 1, 128, false}),
-    {.name = "seresnet50", .timm = true, .build = build, .variant = &(const resnet){{3, 4, 6, 3}, true, 1, 64, true},
-     .image_size = 224, .resize = 235, .bicubic = true, HL_IMAGENET, .head = "fc",
-     .weights_file = "seresnet50_a1_0-ffa00869.pth", .licence = "Apache-2.0", .top1 = 80.012f,
-     .paper = "arXiv 1709.01507"},
+    SE("seresnet18",  256, {{2, 2, 2, 2}, false, 1, 64, true}),
+    SE("seresnet34",  256, {{3, 4, 6, 3}, false, 1, 64, true}),
+    SE("seresnet50",  235, {{3, 4, 6, 3}, true, 1, 64, true}, .weights_file = "seresnet50_a1_0-ffa00869.pth", .top1 = 80.012f),
+    SE("seresnet101", 256, {{3, 4, 23, 3}, true, 1, 64, true}),
+    SE("seresnet152", 256, {{3, 8, 36, 3}, true, 1, 64, true}),
 };
 /* clang-format on */
 HL_MODEL_FAMILY(resnet);

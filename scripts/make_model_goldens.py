@@ -80,6 +80,7 @@ CASES = {
     "efficientnet_lite4": ("efficientnet_lite4", 39, 17, ("frozen",), LITE),
     "resnext50_32x4d": ("resnext50_32x4d", 48, 17, ("frozen",), resnet_layers([3, 4, 6, 3])),
     "seresnet50": ("seresnet50", 64, 17, TWO, resnet_layers([3, 4, 6, 3])),
+    "seresnet18": ("seresnet18", 32, 17, ("frozen",), resnet_layers([2, 2, 2, 2])),
     # An eighth of the channels, since the classifier takes no smaller images.
     "vgg11_bn": ("vgg11_bn", 224, 17, TWO, [("features.3", "features.3"), ("features.28", "features.28"),
                                             ("classifier.1", "classifier.1"), ("classifier.4", "classifier.4")], 0.125),

@@ -7,7 +7,8 @@ import torchvision
 from torch import nn
 
 LITE = ["efficientnet_lite%d" % i for i in range(5)]
-TIMM = ["seresnet50"] + LITE + ["tf_efficientnet_b%d" % i for i in range(8)]
+UNTRAINED = ["seresnet18", "seresnet34", "seresnet101", "seresnet152"]  # without published weights
+TIMM = ["seresnet50"] + UNTRAINED + LITE + ["tf_efficientnet_b%d" % i for i in range(8)]
 NAMES = """mobilenet_v2
     resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d
     wide_resnet50_2 wide_resnet101_2
@@ -91,7 +92,7 @@ def published(name):
         cfg = timm.models.get_pretrained_cfg(timm_name(name))
         size = cfg.input_size[1]
         return {"size": size, "resize": int(size / cfg.crop_pct), "interpolation": cfg.interpolation, "mean": cfg.mean,
-                "std": cfg.std, "file": cfg.url.rsplit("/", 1)[1], "top1": TIMM_TOP1[name]}
+                "std": cfg.std, "file": cfg.url.rsplit("/", 1)[-1] or "-", "top1": TIMM_TOP1.get(name, 0)}
     weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     t = weights.transforms()
     mean, std = t.mean, t.std

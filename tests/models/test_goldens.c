@@ -275,17 +275,18 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"efficientnet_lite1", "frozen"}, {"efficientnet_lite2", "frozen"},
                                   {"efficientnet_lite3", "frozen"}, {"efficientnet_lite4", "frozen"},
                                   {"resnext50_32x4d", "frozen"},    {"seresnet50", "frozen"},
-                                  {"seresnet50", "smooth"},         {"vgg11_bn", "frozen"},
-                                  {"vgg11_bn", "smooth"},           {"squeezenet1_1", "frozen"},
-                                  {"densenet121", "frozen"},        {"densenet121", "smooth"},
-                                  {"mobilenet_v3_small", "frozen"}, {"mobilenet_v3_small", "smooth"},
-                                  {"mnasnet0_5", "frozen"},         {"mnasnet0_5", "smooth"},
-                                  {"efficientnet_b0", "frozen"},    {"efficientnet_b0", "batch"},
-                                  {"tf_efficientnet_b0", "frozen"}, {"efficientnet_v2_s", "frozen"},
-                                  {"regnet_x_400mf", "frozen"},     {"regnet_y_400mf", "frozen"},
-                                  {"regnet_y_400mf", "smooth"},     {"googlenet", "frozen"},
-                                  {"googlenet", "batch"},           {"inception_v3", "frozen"},
-                                  {"shufflenet_v2_x0_5", "frozen"}, {"shufflenet_v2_x0_5", "smooth"}};
+                                  {"seresnet50", "smooth"},         {"seresnet18", "frozen"},
+                                  {"vgg11_bn", "frozen"},           {"vgg11_bn", "smooth"},
+                                  {"squeezenet1_1", "frozen"},      {"densenet121", "frozen"},
+                                  {"densenet121", "smooth"},        {"mobilenet_v3_small", "frozen"},
+                                  {"mobilenet_v3_small", "smooth"}, {"mnasnet0_5", "frozen"},
+                                  {"mnasnet0_5", "smooth"},         {"efficientnet_b0", "frozen"},
+                                  {"efficientnet_b0", "batch"},     {"tf_efficientnet_b0", "frozen"},
+                                  {"efficientnet_v2_s", "frozen"},  {"regnet_x_400mf", "frozen"},
+                                  {"regnet_y_400mf", "frozen"},     {"regnet_y_400mf", "smooth"},
+                                  {"googlenet", "frozen"},          {"googlenet", "batch"},
+                                  {"inception_v3", "frozen"},       {"shufflenet_v2_x0_5", "frozen"},
+                                  {"shufflenet_v2_x0_5", "smooth"}};
     size_t count = sizeof cases / sizeof *cases;
 #ifdef __SANITIZE_ADDRESS__
     /* Sanitizers watch memory, not numbers: the smooth mode runs what the others do. */
