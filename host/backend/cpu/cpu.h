@@ -39,9 +39,10 @@ extern const hl_cpu_op hl_cpu_concat, hl_cpu_concat_grad, hl_cpu_dropout, hl_cpu
 
 /* What `native` of an opaque tensor points to. */
 typedef enum hl_cpu_layout_kind {
-    HL_LAYOUT_DNNL,           /* one of oneDNN's, in `md` */
-    HL_LAYOUT_PANELS_FORWARD, /* weights for products (product_pack.h) */
-    HL_LAYOUT_PANELS_DATA
+    HL_LAYOUT_DNNL, /* one of oneDNN's, in `md` */
+    /* Weights for products (product_pack.h), two ways to see a matrix of outputs x inputs: */
+    HL_LAYOUT_PANELS_FORWARD, /* columns are its rows: y = x W^T */
+    HL_LAYOUT_PANELS_DATA     /* columns are its columns: dx = dy W */
 } hl_cpu_layout_kind;
 
 typedef struct hl_cpu_layout {

@@ -15,7 +15,8 @@ typedef struct fold {
     bool as_is;           /* W_eff is W: layouts are changed straight from the parameter */
     hl_tensor *direct;    /* a packed result whose layout is C order, folded into without a detour; or NULL */
     hl_tensor *panels[2]; /* packed results that are panels, of FORWARD and DATA_GRADIENT; or NULL */
-    const float *source;  /* what panels are packed from: folded, or the parameter where as_is */
+    hl_cpu_layout_kind layout[2]; /* theirs */
+    const float *source;          /* what panels are packed from: folded, or the parameter where as_is */
     size_t folded_offset, permuted_offset; /* in scratch */
     float *folded, *permuted;
 } fold;
@@ -58,7 +59,10 @@ static hl_status pack(hl_cpu *cpu, hl_step *step, fold *f, hl_tensor *to, hl_dnn
 {
     const dnnl_memory_desc_t *native = hl_dnnl_native(to);
     if (to->native != NULL && native == NULL) {
-        f->panels[to == result(step, DATA_GRADIENT)] = to;
+        const hl_cpu_layout *layout = to->native;
+        int i = to == result(step, DATA_GRADIENT) ? DATA_GRADIENT : FORWARD;
+        f->panels[i] = to;
+        f->layout[i] = layout->kind;
         return HL_OK;
     }
     if (native == NULL)
@@ -147,8 +151,8 @@ static void fold_rows(const fold *f)
             hl_weight_expr_fold(&f->expr, o, end, f->folded + o * row);
         for (int i = FORWARD; i <= DATA_GRADIENT; i++)
             if (f->panels[i] != NULL)
-                hl_panels_pack(i == FORWARD ? HL_PANELS_FORWARD : HL_PANELS_DATA, f->panels[i]->elem, rows,
-                               row, o, f->source + o * row, f->panels[i]->data);
+                hl_panels_pack(f->layout[i], f->panels[i]->elem, rows, row, o, f->source + o * row,
+                               f->panels[i]->data);
     }
 }
 

@@ -75,11 +75,11 @@ static void pack_step(hl_elem elem, int64_t rows, int64_t row, int64_t o, const 
     }
 }
 
-void hl_panels_pack(hl_panels_of of, hl_elem elem, int64_t rows, int64_t row, int64_t first, const float *two,
-                    void *panels)
+void hl_panels_pack(hl_cpu_layout_kind layout, hl_elem elem, int64_t rows, int64_t row, int64_t first,
+                    const float *two, void *panels)
 {
     const float *second = first + 1 < rows ? two + row : NULL;
-    if (of == HL_PANELS_FORWARD) {
+    if (layout == HL_LAYOUT_PANELS_FORWARD) {
         pack_column(elem, rows, row, first, two, panels);
         if (second != NULL)
             pack_column(elem, rows, row, first + 1, second, panels);

@@ -25,15 +25,10 @@ static inline int64_t hl_panel_steps(hl_elem elem, int64_t depth)
 /* Bytes of all panels. */
 size_t hl_panels_bytes(hl_elem elem, int64_t depth, int64_t columns);
 
-/* Two ways to see a matrix [rows][row] of weights (outputs x inputs). */
-typedef enum hl_panels_of {
-    HL_PANELS_FORWARD, /* columns are its rows: y = x W^T */
-    HL_PANELS_DATA     /* columns are its columns: dx = dy W */
-} hl_panels_of;
-
-/* Packs rows first and, if there is one, first + 1, where `first` is even; `two` points to the row `first`.
- * Distinct calls write distinct memory. */
-void hl_panels_pack(hl_panels_of of, hl_elem elem, int64_t rows, int64_t row, int64_t first, const float *two,
-                    void *panels);
+/* Packs of a matrix [rows][row] of weights (outputs x inputs), for a layout of panels, rows first and, if
+ * there is one, first + 1, where `first` is even; `two` points to the row `first`. Distinct calls write
+ * distinct memory. */
+void hl_panels_pack(hl_cpu_layout_kind layout, hl_elem elem, int64_t rows, int64_t row, int64_t first,
+                    const float *two, void *panels);
 
 #endif
