@@ -158,9 +158,13 @@ test-device: all device-programs
 	HEIRLOOM_TEST_DEVICE=cuda scripts/run_tests.sh $(DEVICE_SUITE) $(DEVICE_TESTS)
 
 test-programs: $(TEST_PROGRAMS) $(ON_DOUBLE) $(BUILD)/tests/examples/train
+# Programs that take more than ten seconds, the longest first: what is started last is short, and no core idles at the end.
+LONGEST := cuda/test_cuda_train cuda/test_cuda_agree models/test_goldens cuda/test_plans train/test_step_goldens train/test_trainer \
+           cli/test_commands cli/test_bad_input cuda/test_cuda_step train/test_features method/test_method bench/test_smoke \
+           train/test_checkpoint models/test_weights backend/test_conv graph/test_frontier
+longest_first = $(foreach p,$(LONGEST),$(filter %/tests/$p,$1)) $(filter-out $(addprefix %/tests/,$(LONGEST)),$1)
 test: all test-programs
-	scripts/run_tests.sh $(TEST_PROGRAMS)
-	$(if $(ON_DOUBLE),HEIRLOOM_TEST_DEVICE=cuda scripts/run_tests.sh $(ON_DOUBLE))
+	scripts/run_tests.sh $(call longest_first,$(ON_DOUBLE) $(TEST_PROGRAMS))
 
 # No kernel spills registers, on any architecture.
 check-kernels: $(KERNEL_OBJECTS)
@@ -170,10 +174,10 @@ check-kernels: $(KERNEL_OBJECTS)
 # Not whole training runs on the double of CUDA, which take minutes: its steps and programs run the same code.
 SANITIZED := $(filter-out $(BUILD)/tests/cuda/test_cuda_train,$(TEST_PROGRAMS))
 sanitize: $(SANITIZED)
-	scripts/run_tests.sh $(SANITIZED)
+	scripts/run_tests.sh $(call longest_first,$(SANITIZED))
 THREAD_TESTS := $(filter $(BUILD)/tests/data/test_loader_threads $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS))
 sanitize-threads: $(THREAD_TESTS)
-	scripts/run_tests.sh $(THREAD_TESTS)
+	scripts/run_tests.sh $(call longest_first,$(THREAD_TESTS))
 
 # Training throughput beside PyTorch; BENCH='--models resnet50 ...' narrows it (scripts/bench.py).
 bench: all
