@@ -4,7 +4,7 @@
 # under another name. The shim's own code is not what the thread sanitizer is for.
 CXX     ?= c++
 OBJCOPY ?= objcopy
-SHIM_FLAGS = -std=c++17 -O2 -g -fopenmp -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror -Itests/cuda_shim -Itests \
+SHIM_FLAGS = -std=c++17 $(if $(SANITIZE),-O1,-O2) -g1 -fopenmp -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror -Itests/cuda_shim -Itests \
              -Ihost -I. -MMD -MP
 $(BUILD)/obj/shim/%.o: %.cu
 	@mkdir -p $(@D)
@@ -29,7 +29,7 @@ $(KERNEL_TESTS): $(BUILD)/%: %.c $(KERNEL_RIG) $(BUILD)/obj/tests/kernels/memory
 ifneq ($(HAVE_CUDA_HEADERS),)
 # The double of CUDA, cuDNN and cuBLASLt (tests/cuda_double), and its own tests: compiled against the toolkit's headers,
 # never linked with its libraries.
-DOUBLE_FLAGS = -std=c++17 -O3 -g -fopenmp -fPIC -pthread -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
+DOUBLE_FLAGS = -std=c++17 $(if $(SANITIZE),-O1,-O3) -g1 -fopenmp -fPIC -pthread -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
                $(SANITIZER) $(CUDA_HEADERS) -Itests -Iinclude -Ihost -I. -MMD -MP
 DOUBLE_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(wildcard tests/cuda/test_double_*.cpp))
 TEST_PROGRAMS += $(DOUBLE_TESTS)
