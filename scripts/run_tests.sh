@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs test programs, as many at a time as there are cores, and sums up what they report: run_tests.sh PROGRAM...
+# Runs test programs in the order given, as many at a time as there are cores, and sums up what they report:
+# run_tests.sh PROGRAM... Those in a folder "double" run on the CUDA backend, which the double of CUDA carries.
 # Exit status 1 when a test failed or a program ended without its summary.
 set -u
 results=$(mktemp -d)
@@ -13,6 +14,7 @@ run_one() {
     local name=${program##*/tests/} on
     on=${program%/tests/*} on=${on##*/}
     case $on in double | device) name="$name on a $on" ;; esac
+    [ "$on" = double ] && export HEIRLOOM_TEST_DEVICE=cuda
     log=$results/${name//[\/ ]/.}
     "$program" --timeout 900 --jobs 1 >"$log.log" 2>&1 || status=$?
     summary=$(grep -oE 'Tested: [0-9]+ \| .*' "$log.log" | sed 's/\x1b\[[0-9;]*m//g' | tail -n 1)

@@ -113,7 +113,7 @@ static hl_status list_cpu(json_t *list)
 static hl_status list_cuda(int number, json_t *list)
 {
     hl_cuda_device d;
-    char name[16], capability[16];
+    char name[24], capability[24];
     HL_TRY(hl_cuda_describe(number, &d));
     snprintf(name, sizeof name, "cuda:%d", number);
     snprintf(capability, sizeof capability, "%d.%d", d.major, d.minor);

@@ -4,7 +4,7 @@
 # under another name. The shim's own code is not what the thread sanitizer is for.
 CXX     ?= c++
 OBJCOPY ?= objcopy
-SHIM_FLAGS = -std=c++17 -O2 -g -fopenmp -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror -Itests/cuda_shim -Itests \
+SHIM_FLAGS = -std=c++17 $(if $(SANITIZE),-O1,-O2) -g1 -fopenmp -fPIC -Wall -Wextra -Wshadow -Wno-unknown-pragmas -Werror -Itests/cuda_shim -Itests \
              -Ihost -I. -MMD -MP
 $(BUILD)/obj/shim/%.o: %.cu
 	@mkdir -p $(@D)
@@ -29,7 +29,7 @@ $(KERNEL_TESTS): $(BUILD)/%: %.c $(KERNEL_RIG) $(BUILD)/obj/tests/kernels/memory
 ifneq ($(HAVE_CUDA_HEADERS),)
 # The double of CUDA, cuDNN and cuBLASLt (tests/cuda_double), and its own tests: compiled against the toolkit's headers,
 # never linked with its libraries.
-DOUBLE_FLAGS = -std=c++17 -O3 -g -fopenmp -fPIC -pthread -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
+DOUBLE_FLAGS = -std=c++17 $(if $(SANITIZE),-O1,-O3) -g1 -fopenmp -fPIC -pthread -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror \
                $(SANITIZER) $(CUDA_HEADERS) -Itests -Iinclude -Ihost -I. -MMD -MP
 DOUBLE_TESTS := $(patsubst %.cpp,$(BUILD)/%,$(wildcard tests/cuda/test_double_*.cpp))
 TEST_PROGRAMS += $(DOUBLE_TESTS)
@@ -52,9 +52,10 @@ $(filter $(BUILD)/tests/cuda/test_cuda_%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(CU
 	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ -lcriterion $(HOST_LIBS) -lstdc++
 
 # Tests that have a backend to choose, once more with the CUDA backend on the double. Whole runs take too long there.
+# Not those of headers of the CPU backend.
 ON_DOUBLE := $(patsubst $(BUILD)/%,$(BUILD)/double/%,$(filter $(addprefix $(BUILD)/tests/,backend/% graph/test_frontier \
-                 graph/test_program method/% models/test_goldens train/test_features train/test_optimizer \
-                 train/test_step_goldens),$(TEST_PROGRAMS)))
+                 graph/test_program method/test_projection models/test_goldens train/test_features train/test_optimizer \
+                 train/test_step_goldens),$(filter-out %/test_act_math %/test_pairs,$(TEST_PROGRAMS))))
 $(ON_DOUBLE): $(BUILD)/double/%: %.c $(BACKEND_double) $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
