@@ -4,9 +4,10 @@
  * x, dx [N, H, W, C], y, dy, residual [N, H', W', C] and w [kh, kw, C] in `elem`, bias [C]. Results
  * overwrite; y may be the residual, else nothing is aliased. Any stride, dilation and padding.
  *
- * The *_row kernels are for windows 3 and 5 wide, stride 1 and 2, not dilated along the row: a thread makes
- * a run of neighbouring pixels of a row, loads every pixel under their windows once for each row of the
- * window, and a row of weights once for all of them. The *_any kernels make one pixel a thread. */
+ * The *_row kernels are for windows 3 and 5 wide of stride 1 and 2, and 7 wide of stride 1, not dilated along
+ * the row: a thread makes a run of neighbouring pixels of a row, loads every pixel under their windows once
+ * for each row of the window, and a row of weights once for all of them. The *_any kernels make one pixel a
+ * thread. */
 #include "kernels/act.cuh"
 #include "kernels/elem.cuh"
 #include "kernels/kernels.h"
@@ -207,7 +208,8 @@ static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
 
 static bool is_run(const hl_geometry &a)
 {
-    return a.dw == 1 && (a.kw == 3 || a.kw == 5) && (a.sw == 1 || a.sw == 2);
+    bool narrow = (a.kw == 3 || a.kw == 5) && (a.sw == 1 || a.sw == 2);
+    return a.dw == 1 && (narrow || (a.kw == 7 && a.sw == 1));
 }
 
 static int runs(int pixels, int run)
@@ -223,6 +225,8 @@ static int runs(int pixels, int run)
             HL_LAUNCH((kernel<T, V, 3, 1>), blocks_, threads_, 0, stream, a, tiles, __VA_ARGS__);            \
         else if ((a).kw == 3)                                                                                \
             HL_LAUNCH((kernel<T, V, 3, 2>), blocks_, threads_, 0, stream, a, tiles, __VA_ARGS__);            \
+        else if ((a).kw == 7)                                                                                \
+            HL_LAUNCH((kernel<T, V, 7, 1>), blocks_, threads_, 0, stream, a, tiles, __VA_ARGS__);            \
         else if ((a).sw == 1)                                                                                \
             HL_LAUNCH((kernel<T, V, 5, 1>), blocks_, threads_, 0, stream, a, tiles, __VA_ARGS__);            \
         else                                                                                                 \

@@ -5,9 +5,9 @@
  * x [N, H, W, C] and dy [N, H', W', C] in `elem`, dw f32 [kh, kw, C]: overwritten, aliases nothing.
  *
  * Two stages. A block has a few vectors of channels and a chunk of the outputs, cut into units: a
- * run of neighbouring pixels of a row (weight_row, for windows 3 and 5 wide), or a single pixel (weight_any).
- * A thread sums its units over a row of the window, or over one tap; the block adds its threads in order and
- * writes partial [chunk][tap][channel]. The second stage adds the chunks. */
+ * run of neighbouring pixels of a row (weight_row, for windows 3, 5 and 7 wide), or a single pixel
+ * (weight_any). A thread sums its units over a row of the window, or over one tap; the block adds its threads
+ * in order and writes partial [chunk][tap][channel]. The second stage adds the chunks. */
 #include "kernels/columns.cuh"
 #include "kernels/elem.cuh"
 #include "kernels/launch.cuh"
@@ -39,13 +39,14 @@ static int64_t ceil_div(int64_t a, int64_t b)
 
 static bool is_run(const hl_geometry &a)
 {
-    return a.dw == 1 && (a.kw == 3 || a.kw == 5) && (a.sw == 1 || a.sw == 2) && a.kh <= TALLEST;
+    bool narrow = (a.kw == 3 || a.kw == 5) && (a.sw == 1 || a.sw == 2);
+    return a.dw == 1 && (narrow || (a.kw == 7 && a.sw == 1)) && a.kh <= TALLEST;
 }
 
 /* Pixels of a run: as many as registers hold together with the pixels under their windows. */
 static __host__ __device__ constexpr int run_of(int kw, int stride)
 {
-    return kw == 5 ? 4 - stride : 4;
+    return kw == 7 ? 2 : kw == 5 ? 4 - stride : 4;
 }
 
 /* rows: of all outputs, n h; width: channels of a vector. */
@@ -199,6 +200,8 @@ static void launch_row(const hl_geometry &a, const cut &c, const T *x, const T *
         HL_LAUNCH((weight_row<T, V, 3, 1>), blocks, THREADS, 0, stream, a, c, x, dy, partial);
     else if (a.kw == 3)
         HL_LAUNCH((weight_row<T, V, 3, 2>), blocks, THREADS, 0, stream, a, c, x, dy, partial);
+    else if (a.kw == 7)
+        HL_LAUNCH((weight_row<T, V, 7, 1>), blocks, THREADS, 0, stream, a, c, x, dy, partial);
     else if (a.sw == 1)
         HL_LAUNCH((weight_row<T, V, 5, 1>), blocks, THREADS, 0, stream, a, c, x, dy, partial);
     else

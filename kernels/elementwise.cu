@@ -1,5 +1,5 @@
 /* Elementwise kernels: sums with an activation, gradients of activations, products, channel copies, dropout,
- * conversions.
+ * stochastic depth, conversions.
  *
  * All arrays are dense, [count] or [n, pixels, channels] with channels innermost. Results overwrite; `out`
  * may be one of the operands of the same shape (each element is read before it is written, by the same
@@ -191,6 +191,55 @@ extern "C" int hl_launch_dropout(const void *x, float p, uint32_t id, const hl_r
     HL_DISPATCH_ELEM(elem, T,
                      HL_LAUNCH((dropout<T>), hl_blocks((count + 3) / 4), HL_THREADS, 0, stream, (const T *)x,
                                p, 1.0f / (1.0f - p), id, run, (T *)out, count));
+    return (int)cudaGetLastError();
+}
+
+/* ---- stochastic depth ---- */
+
+/* `image`: vectors of a sample. */
+template <typename T, int V>
+static __global__ void drop_path(const T *x, const T *residual, float p, float scale, uint32_t id,
+                                 const hl_run_state *run, T *out, int64_t vectors, int64_t image)
+{
+    uint64_t seed = run->seed, pass = run->micro_step << 36;
+    for (int64_t i = hl_thread_first(); i < vectors; i += hl_thread_stride()) {
+        int64_t sample = i / image;
+        uint32_t words[4];
+        hl_philox_device(seed, HL_STREAM_DROPOUT, id, ((uint64_t)sample >> 2) + pass, words);
+        int word = (int)(sample % 4);
+        uint32_t mine = word == 0 ? words[0] : word == 1 ? words[1] : word == 2 ? words[2] : words[3];
+        float v[V] = {0}, add[V] = {0};
+        if ((float)(mine >> 8) * 0x1p-24f >= p) {
+            hl_load<V>(x + i * V, v);
+#pragma unroll
+            for (int k = 0; k < V; k++)
+                v[k] *= scale;
+        }
+        if (residual != NULL)
+            hl_load<V>(residual + i * V, add);
+#pragma unroll
+        for (int k = 0; k < V; k++)
+            v[k] += add[k];
+        hl_store<V>(out + i * V, v);
+    }
+}
+
+extern "C" int hl_launch_drop_path(const void *x, const void *residual, float p, uint32_t id,
+                                   const hl_run_state *run, void *out, hl_elem elem, int64_t n, int64_t count,
+                                   hl_cuda_stream stream)
+{
+    if (n == 0 || count == 0)
+        return 0;
+    const float scale = 1.0f / (1.0f - p);
+    HL_DISPATCH_ELEM(elem, T, {
+        const int V = hl_width<T>::value;
+        if (count % V == 0)
+            HL_LAUNCH((drop_path<T, V>), hl_blocks(n * count / V), HL_THREADS, 0, stream, (const T *)x,
+                      (const T *)residual, p, scale, id, run, (T *)out, n * count / V, count / V);
+        else
+            HL_LAUNCH((drop_path<T, 1>), hl_blocks(n * count), HL_THREADS, 0, stream, (const T *)x,
+                      (const T *)residual, p, scale, id, run, (T *)out, n * count, count);
+    });
     return (int)cudaGetLastError();
 }
 

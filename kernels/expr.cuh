@@ -9,10 +9,8 @@
 /* s_o. */
 static __device__ __forceinline__ float hl_expr_scale(const hl_expr_args &e, int64_t o)
 {
-    if (e.norm_var == NULL)
-        return 1.0f;
     float scale = e.norm_scale != NULL ? e.norm_scale[o] : 1.0f;
-    return __fdiv_rn(scale, __fsqrt_rn(__fadd_rn(e.norm_var[o], e.eps)));
+    return e.norm_var != NULL ? __fdiv_rn(scale, __fsqrt_rn(__fadd_rn(e.norm_var[o], e.eps))) : scale;
 }
 
 /* 1 + delta of a pair (o, i); 1 without a gate. */
@@ -26,7 +24,7 @@ static __device__ __forceinline__ float hl_expr_bias(const hl_expr_args &e, int6
 {
     float b = e.bias != NULL ? e.bias[o] : 0.0f;
     if (e.norm_mean == NULL)
-        return b;
+        return e.norm_scale != NULL ? __fmul_rn(b, hl_expr_scale(e, o)) : b;
     float shift = e.norm_shift != NULL ? e.norm_shift[o] : 0.0f;
     return __fadd_rn(__fmul_rn(hl_expr_scale(e, o), __fadd_rn(b, -e.norm_mean[o])), shift);
 }

@@ -55,6 +55,10 @@ int hl_launch_copy_channels(const void *from, int64_t from_channels, int64_t fro
 /* out = x keep / (1 - p) with the mask of backend/dropout_mask.h for (run->seed, id, run->micro_step). */
 int hl_launch_dropout(const void *x, float p, uint32_t id, const hl_run_state *run, void *out, hl_elem elem,
                       int64_t count, hl_cuda_stream stream);
+/* out [n, count] = x keep[sample] / (1 - p) + residual, with one decision of the same kind for each of n
+ * samples; residual may be NULL; out may be x or the residual. */
+int hl_launch_drop_path(const void *x, const void *residual, float p, uint32_t id, const hl_run_state *run,
+                        void *out, hl_elem elem, int64_t n, int64_t count, hl_cuda_stream stream);
 /* f32 <-> 16-bit copy. */
 int hl_launch_convert(const void *from, hl_elem from_elem, void *to, hl_elem to_elem, int64_t count,
                       hl_cuda_stream stream);
@@ -131,7 +135,7 @@ int hl_launch_optimize(const hl_optimize_args *args, const hl_run_state *run, hl
 
 typedef struct hl_norm_args {
     const float *scale, *shift; /* [channels], each may be NULL (1, 0) */
-    float *mean, *var;          /* [channels], running */
+    float *mean, *var;          /* [channels], running; NULL without statistics (0, no division) */
     float eps, momentum;
     bool moves; /* batch statistics move the running ones: momentum batch + (1 - momentum) running, the
                    variance unbiased (biased where there is one row) */
@@ -154,6 +158,19 @@ int hl_launch_norm_grad(const hl_norm_args *args, const void *dy, const void *x,
                         const float *inverse_deviation, void *dx, float *dscale, float *dshift,
                         const hl_run_state *run, void *scratch, hl_elem elem, hl_cuda_stream stream);
 
+/* ---- layer norms (layer_norm.cu): over the channels of each row ---- */
+
+/* y = scale (x - mean) / sqrt(var + eps) + shift, with mean and biased variance of the row; scale and shift
+ * f32 [channels] or NULL. x, y elem [rows, channels]; y may be x. */
+int hl_launch_layer_norm(const void *x, const float *scale, const float *shift, float eps, void *y,
+                         int64_t rows, int64_t channels, hl_elem elem, hl_cuda_stream stream);
+/* Gradients; dx, dscale and dshift (f32 [channels], run->grad_keep) may each be NULL. dx may be dy where
+ * dscale and dshift are NULL. Deterministic. */
+size_t hl_layer_norm_grad_scratch(int64_t rows, int64_t channels);
+int hl_launch_layer_norm_grad(const void *dy, const void *x, const float *scale, float eps, void *dx,
+                              float *dscale, float *dshift, const hl_run_state *run, void *scratch,
+                              int64_t rows, int64_t channels, hl_elem elem, hl_cuda_stream stream);
+
 /* ---- weights and gates (fold.cu, weight_grad.cu) ---- */
 
 /* How packed weights and weight gradients lie. */
@@ -163,12 +180,12 @@ typedef enum hl_packing {
 } hl_packing;
 
 /* One layer's weight expression (backend/param.h): W_eff = s_o (1 + gate) W, b_eff = s_o (b - mean) + shift,
- * with s_o = norm_scale / sqrt(norm_var + eps), 1 without a norm. All arrays f32 in C order on the device;
- * NULL where absent. */
+ * with s_o = norm_scale / sqrt(norm_var + eps), 1 without a norm; without statistics s_o = norm_scale and
+ * b_eff = s_o b. All arrays f32 in C order on the device; NULL where absent. */
 typedef struct hl_expr_args {
     const float *weight;                                                /* [O, I/G, window] */
     const float *gate;                                                  /* [O, I/G], delta = gate - 1 */
-    const float *bias, *norm_scale, *norm_shift, *norm_mean, *norm_var; /* [O]; no norm: norm_var NULL */
+    const float *bias, *norm_scale, *norm_shift, *norm_mean, *norm_var; /* [O] */
     float eps;
     int32_t outputs, inputs, window; /* O, I/G, kh kw */
 } hl_expr_args;

@@ -1,14 +1,13 @@
 /* Batch norm with running or batch statistics, and its gradients.
  *
- * x, y, dy, dx, residual elem [rows, channels]; statistics and parameters f32 [channels]. y may be x or the
- * residual, dx may be dy. Sums over rows are deterministic and in two stages: chunks of rows (columns.cuh)
- * leave theirs in scratch, a second launch adds the chunks up in order. Sums are of differences to the first
- * row, variances come from differences to the chunk's own mean, and chunks are combined by the formula of
- * Chan, Golub and LeVeque (1979), so that a large mean cancels nothing. */
+ * x, y, dy, dx, residual elem [rows, channels]; statistics and parameters f32 [channels]; without statistics
+ * the mean is 0 and the deviation 1. y may be x or the residual, dx may be dy. Sums over rows are
+ * deterministic and in two stages: chunks of rows (columns.cuh) leave theirs in scratch, a second launch adds
+ * the chunks up in order. Sums are of differences to the first row, variances come from differences to the
+ * chunk's own mean, and chunks are combined by the formula of Chan, Golub and LeVeque (1979), so that a large
+ * mean cancels nothing. */
 #include "kernels/act.cuh"
-#include "kernels/columns.cuh"
-#include "kernels/elem.cuh"
-#include "kernels/kernels.h"
+#include "kernels/norm_params.cuh"
 
 enum { APPLY_ROWS = 8 };
 
@@ -107,7 +106,14 @@ static __global__ void __launch_bounds__(HL_FINISH_THREADS)
 
 /* ---- y = act(scale (x - mean) inverse + shift + residual) ---- */
 
-/* inverse NULL: running statistics, from n.var. */
+/* inverse NULL: running statistics, from n.var; both NULL: 1. */
+static __device__ __forceinline__ float inverse_of(const hl_norm_args &n, const float *inverse, int64_t c)
+{
+    if (inverse == NULL && n.var == NULL)
+        return 1.0f;
+    return inverse != NULL ? inverse[c] : __fdiv_rn(1.0f, __fsqrt_rn(n.var[c] + n.eps));
+}
+
 template <typename T, int V>
 static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     apply(hl_columns c, hl_norm_args n, const float *mean, const float *inverse, const T *x,
@@ -117,9 +123,8 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     int64_t channels = c.vectors * V, first = (int64_t)at.vector * V;
     float centre[V] = {0}, factor[V] = {0}, shift[V] = {0};
     for (int i = 0; i < V && at.inside; i++) {
-        float inv =
-            inverse != NULL ? inverse[first + i] : __fdiv_rn(1.0f, __fsqrt_rn(n.var[first + i] + n.eps));
-        centre[i] = mean[first + i];
+        float inv = inverse_of(n, inverse, first + i);
+        centre[i] = mean != NULL ? mean[first + i] : 0.0f;
         factor[i] = n.scale != NULL ? n.scale[first + i] * inv : inv;
         shift[i] = n.shift != NULL ? n.shift[first + i] : 0.0f;
     }
@@ -144,27 +149,15 @@ static void launch_apply(const hl_norm_args *n, const float *mean, const float *
               inverse, x, residual, y);
 }
 
-/* Runs the statement with V as wide as the channels admit. */
-#define WITH_WIDTH(T, channels, V, ...)                                                                      \
-    do {                                                                                                     \
-        if ((channels) % hl_width<T>::value == 0) {                                                          \
-            enum { V = hl_width<T>::value };                                                                 \
-            __VA_ARGS__;                                                                                     \
-        } else {                                                                                             \
-            enum { V = 1 };                                                                                  \
-            __VA_ARGS__;                                                                                     \
-        }                                                                                                    \
-    } while (0)
-
 extern "C" int hl_launch_norm(const hl_norm_args *args, const void *x, const void *residual, void *y,
                               hl_elem elem, hl_cuda_stream stream)
 {
     if (args->rows == 0 || args->channels == 0)
         return 0;
     HL_DISPATCH_ELEM(elem, T,
-                     WITH_WIDTH(T, args->channels, V,
-                                launch_apply<T, V>(args, args->mean, NULL, (const T *)x, (const T *)residual,
-                                                   (T *)y, stream)));
+                     HL_WITH_WIDTH(T, args->channels, V,
+                                   launch_apply<T, V>(args, args->mean, NULL, (const T *)x,
+                                                      (const T *)residual, (T *)y, stream)));
     return (int)cudaGetLastError();
 }
 
@@ -190,7 +183,7 @@ extern "C" int hl_launch_norm_batch(const hl_norm_args *args, const void *x, con
 {
     if (args->rows == 0 || args->channels == 0)
         return 0;
-    HL_DISPATCH_ELEM(elem, T, WITH_WIDTH(T, args->channels, V, {
+    HL_DISPATCH_ELEM(elem, T, HL_WITH_WIDTH(T, args->channels, V, {
                          launch_statistics<T, V>(args, (const T *)x, batch_mean, inverse_deviation,
                                                  (float *)scratch, stream);
                          launch_apply<T, V>(args, batch_mean, inverse_deviation, (const T *)x,
@@ -200,11 +193,6 @@ extern "C" int hl_launch_norm_batch(const hl_norm_args *args, const void *x, con
 }
 
 /* ---- gradients ---- */
-
-static __device__ __forceinline__ float inverse_of(const hl_norm_args &n, const float *inverse, int64_t c)
-{
-    return inverse != NULL ? inverse[c] : __fdiv_rn(1.0f, __fsqrt_rn(n.var[c] + n.eps));
-}
 
 /* Sums of dy and of dy (x - mean) inverse over a chunk, to partial [chunk][dy, dot][channels]. */
 template <typename T, int V>
@@ -218,7 +206,7 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     float *to = partial + at.chunk * 2 * channels;
     float sum[V] = {0}, dot[V] = {0}, centre[V] = {0}, inv[V] = {0};
     for (int i = 0; i < V && at.inside; i++) {
-        centre[i] = mean[first + i];
+        centre[i] = mean != NULL ? mean[first + i] : 0.0f;
         inv[i] = inverse_of(n, inverse, first + i);
     }
     for (int64_t row = at.row; row < at.end; row += c.depth) {
@@ -233,24 +221,6 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
     }
     hl_columns_reduce<V>(c, at, sum, shared, to);
     hl_columns_reduce<V>(c, at, dot, shared, to + channels);
-}
-
-/* totals [dy, dot][channels]; and the parameters' gradients where wanted. */
-static __global__ void __launch_bounds__(HL_FINISH_THREADS)
-    finish_grad(const float *partial, int64_t chunks, int64_t channels, float *totals, float *dscale,
-                float *dshift, const hl_run_state *run)
-{
-    __shared__ float shared[HL_FINISH_THREADS];
-    int64_t column = hl_finish_column();
-    float sum = hl_finish_sum(partial, chunks, 2 * channels, column, shared);
-    if ((int)threadIdx.x >= HL_FINISH_COLUMNS || column >= 2 * channels)
-        return;
-    totals[column] = sum;
-    bool keep = run->grad_keep != 0.0f;
-    float *to = column < channels ? dshift : dscale;
-    int64_t c = column < channels ? column : column - channels;
-    if (to != NULL)
-        to[c] = (keep ? to[c] : 0.0f) + sum;
 }
 
 /* totals NULL: running statistics, whose gradient passes nothing through mean and variance. */
@@ -300,7 +270,7 @@ static void launch_grad(const hl_norm_args *n, const T *dy, const T *x, const fl
         hl_columns c = hl_columns_sum(n->rows, n->channels, V);
         HL_LAUNCH((grad_sums<T, V>), (unsigned)(c.chunks * c.strips), hl_columns_threads(&c), 0, stream, c,
                   *n, mean, inverse, dy, x, partial);
-        HL_LAUNCH(finish_grad, (unsigned)hl_columns_ceil(2 * n->channels, HL_FINISH_COLUMNS),
+        HL_LAUNCH(hl_finish_norm_grad, (unsigned)hl_columns_ceil(2 * n->channels, HL_FINISH_COLUMNS),
                   HL_FINISH_THREADS, 0, stream, (const float *)partial, c.chunks, n->channels, totals, dscale,
                   dshift, run);
     }
@@ -320,8 +290,8 @@ extern "C" int hl_launch_norm_grad(const hl_norm_args *args, const void *dy, con
         return 0;
     HL_DISPATCH_ELEM(
         elem, T,
-        WITH_WIDTH(T, args->channels, V,
-                   launch_grad<T, V>(args, (const T *)dy, (const T *)x, batch_mean, inverse_deviation,
-                                     (T *)dx, dscale, dshift, run, (float *)scratch, stream)));
+        HL_WITH_WIDTH(T, args->channels, V,
+                      launch_grad<T, V>(args, (const T *)dy, (const T *)x, batch_mean, inverse_deviation,
+                                        (T *)dx, dscale, dshift, run, (float *)scratch, stream)));
     return (int)cudaGetLastError();
 }

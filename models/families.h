@@ -16,7 +16,8 @@ typedef struct hl_model_family {
 
 extern const hl_model_family hl_family_mobilenet_v2, hl_family_resnet, hl_family_efficientnet_tf,
     hl_family_mobilenet_v3, hl_family_mnasnet, hl_family_efficientnet, hl_family_regnet, hl_family_vgg,
-    hl_family_alexnet, hl_family_squeezenet, hl_family_densenet, hl_family_inception, hl_family_shufflenet_v2;
+    hl_family_alexnet, hl_family_squeezenet, hl_family_densenet, hl_family_inception, hl_family_shufflenet_v2,
+    hl_family_convnext;
 
 /* Preprocessing and licences that many rows share. */
 #define HL_IMAGENET    .mean = {0.485f, 0.456f, 0.406f}, .std = {0.229f, 0.224f, 0.225f}

@@ -10,7 +10,7 @@ static const hl_model_family *const families[] = {
     &hl_family_mobilenet_v2,  &hl_family_resnet,       &hl_family_efficientnet_tf, &hl_family_vgg,
     &hl_family_alexnet,       &hl_family_squeezenet,   &hl_family_densenet,        &hl_family_mobilenet_v3,
     &hl_family_mnasnet,       &hl_family_efficientnet, &hl_family_regnet,          &hl_family_inception,
-    &hl_family_shufflenet_v2,
+    &hl_family_shufflenet_v2, &hl_family_convnext,
 };
 
 enum { FAMILIES = sizeof families / sizeof *families };

@@ -188,12 +188,12 @@ static hl_status export_node(hl_tensor_map *map, const hl_node *node)
         HL_TRY(export_weight(map, node));
         return export_param(map, node->expr.bias);
     }
-    if (node->op != HL_OP_NORM)
-        return HL_OK;
     HL_TRY(export_param(map, node->norm.scale));
     HL_TRY(export_param(map, node->norm.shift));
     HL_TRY(export_param(map, node->norm.mean));
     HL_TRY(export_param(map, node->norm.var));
+    if (node->op != HL_OP_NORM)
+        return HL_OK;
     char key[KEY_SIZE];
     const int64_t zero = 0;
     snprintf(key, sizeof key, "%s.num_batches_tracked", node->name);

@@ -57,10 +57,16 @@ def randomize(net):
             module.bias.data.uniform_(-0.1, 0.3)
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.8, 1.6)
+        elif isinstance(module, torch.nn.LayerNorm):
+            module.weight.data.uniform_(0.6, 1.0)
+            module.bias.data.uniform_(-0.1, 0.3)
         elif isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
             module.weight.data.normal_(0.0, (2.0 / module.weight[0].numel()) ** 0.5)
             if module.bias is not None:
                 module.bias.data.uniform_(-0.1, 0.1)
+    for name, parameter in net.named_parameters():
+        if name.endswith("layer_scale"):
+            parameter.data.uniform_(0.3, 0.9)
 
 
 def classify(name, net, paths):

@@ -113,6 +113,10 @@ CASES = {
         ("maxpool", "maxpool"), ("stage2.0.shuffle", "stage2.0"), ("stage2.3.shuffle", "stage2"),
         ("stage3.7.shuffle", "stage3"), ("conv5.1.act", "conv5")]),
     "regnet_y_400mf": ("regnet_y_400mf", 64, 17, TWO, REGNET),
+    "convnext_tiny": ("convnext_tiny", 44, 17, ("frozen",), [
+        ("features.0.1", "features.0"), ("features.1.2.add", "features.1"), ("features.2.1", "features.2"),
+        ("features.3.2.add", "features.3"), ("features.5.4.add", "features.5.4"),
+        ("features.7.2.add", "features.7"), ("classifier.0", "classifier.0")]),
 }
 
 
@@ -136,17 +140,19 @@ def values(name, low, high, count):
 
 
 def bounds(name, tensor, norms):
+    module, kind = name.rsplit(".", 1)
+    if kind == "layer_scale":
+        return 0.3, 0.9
+    if module in norms:
+        return {"weight": (0.6, 1.0), "bias": (-0.1, 0.3), "running_mean": (-0.2, 0.2), "running_var": (0.8, 1.6)}[kind]
     if tensor.ndim > 1:
         high = np.sqrt((6.0 if tensor.ndim == 4 else 3.0) / float(tensor[0].numel()))
         return -high, high
-    module, kind = name.rsplit(".", 1)
-    if module in norms:
-        return {"weight": (0.6, 1.0), "bias": (-0.1, 0.3), "running_mean": (-0.2, 0.2), "running_var": (0.8, 1.6)}[kind]
     return -0.1, 0.1
 
 
 def norm_names(net):
-    return {name for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    return {name for name, m in net.named_modules() if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm))}
 
 
 def fill(net):

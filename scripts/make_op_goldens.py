@@ -72,6 +72,20 @@ for step in range(2):
 norm.eval()
 emit("norm_eval_y", nhwc(norm(x)))
 
+# Layer norm over channels, eps as ConvNeXt has it.
+norm = torch.nn.LayerNorm(5, eps=1e-6)
+generator = torch.Generator().manual_seed(SEED)
+with torch.no_grad():
+    norm.weight.copy_(torch.tensor([1.5, -0.5, 2.0, 0.0, 1.0]))
+    norm.bias.copy_(torch.tensor([0.25, 1.0, -1.0, 0.5, 0.0]))
+x = (torch.randn(2, 2, 3, 5, generator=generator) * 2 + 3).requires_grad_()
+dy = torch.randn(2, 2, 3, 5, generator=generator)
+y = norm(x)
+y.backward(dy)
+for name, t in [("x", x), ("dy", dy), ("scale", norm.weight), ("shift", norm.bias), ("y", y), ("dx", x.grad),
+                ("dscale", norm.weight.grad), ("dshift", norm.bias.grad)]:
+    emit("layer_norm_%s" % name, t)
+
 # Max pooling of ties and NaN; the index is that of PyTorch, into the input plane.
 x = torch.tensor([[1.0, 1.0, 0.0, 2.0], [1.0, 1.0, 2.0, 2.0], [-1.0, float("nan"), 3.0, 3.0], [-1.0, -2.0, 3.0, float("-inf")]])
 x = x.reshape(1, 1, 4, 4)

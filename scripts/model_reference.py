@@ -19,7 +19,8 @@ NAMES = """mobilenet_v2
     efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l
     regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf
     regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf
-    googlenet inception_v3 shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0""".split() + TIMM
+    googlenet inception_v3 shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0
+    convnext_tiny convnext_small convnext_base convnext_large""".split() + TIMM
 
 # ImageNet-1k accuracy of timm's default weights, from its results/results-imagenet.csv.
 TIMM_TOP1 = {

@@ -14,6 +14,7 @@ typedef enum hl_param_role {
     HL_PARAM_NORM_MEAN,  /* running mean [C]; a statistic: never trained, but it moves where batch statistics
                             are used */
     HL_PARAM_NORM_VAR,   /* running variance [C], unbiased; likewise */
+    HL_PARAM_SCALE,      /* a factor for each channel, [C] or [C, 1, 1] */
     HL_PARAM_GATE        /* [O, I/G]; stored as delta = gate - 1 */
 } hl_param_role;
 
@@ -63,7 +64,8 @@ typedef enum hl_weight_expr_kind {
 /* The effective weight and bias of a convolution or linear layer, a function of parameters:
  *     W_eff[o,...] = s_o f(W)[o,...]        s_o = norm_scale_o / sqrt(norm_var_o + eps)
  *     b_eff[o]     = s_o (b_o - norm_mean_o) + norm_shift_o
- * Without a folded norm s = 1 and b_eff = b. */
+ * Without a folded norm s = 1 and b_eff = b. A folded layer scale is a norm without statistics: s =
+ * norm_scale, b_eff = s b. */
 typedef struct hl_weight_expr {
     hl_weight_expr_kind kind;
     hl_param *weight;                                         /* W */
@@ -72,6 +74,12 @@ typedef struct hl_weight_expr {
     hl_param *norm_scale, *norm_shift, *norm_mean, *norm_var; /* the folded norm; all NULL without one */
     float eps;
 } hl_weight_expr;
+
+/* Is a norm or a layer scale folded in? */
+static inline bool hl_weight_expr_is_scaled(const hl_weight_expr *e)
+{
+    return e->norm_scale != NULL || e->norm_var != NULL;
+}
 
 /* Does b_eff exist? */
 static inline bool hl_weight_expr_has_bias(const hl_weight_expr *e)

@@ -9,6 +9,7 @@ const char *hl_step_kind_name(hl_step_kind kind)
         [HL_STEP_RECOMBINE] = "recombine",
         [HL_STEP_NORM] = "norm",
         [HL_STEP_NORM_BATCH] = "norm_batch",
+        [HL_STEP_LAYER_NORM] = "layer_norm",
         [HL_STEP_ACT] = "act",
         [HL_STEP_POOL] = "pool",
         [HL_STEP_GLOBAL_POOL] = "global_pool",
@@ -16,6 +17,7 @@ const char *hl_step_kind_name(hl_step_kind kind)
         [HL_STEP_MUL] = "mul",
         [HL_STEP_CONCAT] = "concat",
         [HL_STEP_DROPOUT] = "dropout",
+        [HL_STEP_DROP_PATH] = "drop_path",
         [HL_STEP_LOSS] = "loss",
         [HL_STEP_TALLY] = "tally",
         [HL_STEP_CONV_DATA] = "conv_data",
@@ -25,12 +27,14 @@ const char *hl_step_kind_name(hl_step_kind kind)
         [HL_STEP_RECOMBINE_GRAD] = "recombine_grad",
         [HL_STEP_NORM_GRAD] = "norm_grad",
         [HL_STEP_NORM_BATCH_GRAD] = "norm_batch_grad",
+        [HL_STEP_LAYER_NORM_GRAD] = "layer_norm_grad",
         [HL_STEP_ACT_GRAD] = "act_grad",
         [HL_STEP_POOL_GRAD] = "pool_grad",
         [HL_STEP_GLOBAL_POOL_GRAD] = "global_pool_grad",
         [HL_STEP_MUL_GRAD] = "mul_grad",
         [HL_STEP_CONCAT_GRAD] = "concat_grad",
         [HL_STEP_DROPOUT_GRAD] = "dropout_grad",
+        [HL_STEP_DROP_PATH_GRAD] = "drop_path_grad",
         [HL_STEP_OPTIMIZE] = "optimize",
     };
     return names[kind];
@@ -96,8 +100,9 @@ hl_status hl_step_check_norm(const hl_step *step)
 {
     const hl_norm_attr *norm = &step->norm;
     int64_t c = step->in[0]->shape.c;
-    if (norm->mean == NULL || norm->var == NULL || !fits(norm->scale, c) || !fits(norm->shift, c) ||
-        !fits(norm->mean, c) || !fits(norm->var, c))
+    bool batch = step->kind == HL_STEP_NORM_BATCH || step->kind == HL_STEP_NORM_BATCH_GRAD;
+    if ((norm->mean == NULL) != (norm->var == NULL) || (batch && norm->mean == NULL) ||
+        !fits(norm->scale, c) || !fits(norm->shift, c) || !fits(norm->mean, c) || !fits(norm->var, c))
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "a norm over %lld channels has other parameters",
                        (long long)c);
     return HL_OK;

@@ -55,12 +55,16 @@ typedef enum hl_step_kind {
      * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate. */
     HL_STEP_RECOMBINE,
     /* NORM: out 0 = act(norm_scale (in 0 - norm_mean) / sqrt(norm_var + eps) + norm_shift + in 1), running
-     * statistics; in 1 residual or NULL. */
+     * statistics; in 1 residual or NULL. Without statistics (both NULL: a layer scale) mean 0, deviation 1.
+     */
     HL_STEP_NORM,
     /* NORM_BATCH: the same with the statistics of the batch (biased variance), which go to out 1 (mean) and
      * out 2 (1 / sqrt(var + eps)), f32 [1,1,1,C]; running ones are moved when `moves`:
      * running = (1 - momentum) running + momentum batch, with the unbiased variance. */
     HL_STEP_NORM_BATCH,
+    /* LAYER_NORM: out 0 = norm_scale (in 0 - mean) / sqrt(var + eps) + norm_shift, with mean and biased
+     * variance over the channels of each pixel. */
+    HL_STEP_LAYER_NORM,
     /* ACT: out 0 = act(in 0). */
     HL_STEP_ACT,
     /* POOL: out 0 = max or average over the window of in 0; out 1 (max, training; else NULL): u8 or i32
@@ -77,6 +81,9 @@ typedef enum hl_step_kind {
     /* DROPOUT: out 0 = in 0 * keep / (1 - p), keep ~ Bernoulli(1 - p) by Philox of (seed, dropout.id, step,
        element). */
     HL_STEP_DROPOUT,
+    /* DROP_PATH: out 0 = in 0 * keep[n] / (1 - p) + in 1: the same with one decision for a sample, by Philox
+       of (seed, dropout.id, step, sample). in 1 residual or NULL. */
+    HL_STEP_DROP_PATH,
     /* LOSS: softmax cross-entropy against q = (1 - e) onehot + e / C with label smoothing e.
      * in: 0 logits f32 [N,1,1,C], 1 labels i32 [N,1,1,1], 2 mixes or NULL: q is then mixed with the
      * partner's, 3 targets f32 [N,1,1,C] or NULL: q itself, instead of the labels. out: 0 loss per sample f32
@@ -108,6 +115,8 @@ typedef enum hl_step_kind {
     /* NORM_BATCH_GRAD: in: 0 dy, 1 x, 2 mean, 3 inverse deviation. out 0 dx or NULL; scale/shift where
        trained. */
     HL_STEP_NORM_BATCH_GRAD,
+    /* LAYER_NORM_GRAD: in: 0 dy, 1 x. out 0 dx or NULL. Gradients of norm.scale/shift where trained. */
+    HL_STEP_LAYER_NORM_GRAD,
     /* ACT_GRAD: out 0 = act'(.) * (sum of the gradients). in 0 is the activation's OUTPUT where
      * hl_act_from_output(act), its INPUT otherwise (NULL for HL_ACT_NONE: a plain sum); in 1 ... : the
      * gradients, all of out 0's shape. out 0 may alias any of in 1 ... . */
@@ -124,6 +133,8 @@ typedef enum hl_step_kind {
     HL_STEP_CONCAT_GRAD,
     /* DROPOUT_GRAD: out 0 = in 0 * the forward pass's mask. in 0 dy. */
     HL_STEP_DROPOUT_GRAD,
+    /* DROP_PATH_GRAD: out 0 = in 0 * keep[n] / (1 - p), as in the forward pass. in 0 dy. */
+    HL_STEP_DROP_PATH_GRAD,
 
     /* ---- update ---- */
 
@@ -147,7 +158,7 @@ typedef struct hl_conv_attr {
 } hl_conv_attr;
 
 typedef struct hl_norm_attr {
-    hl_param *scale, *shift, *mean, *var; /* scale and shift may be NULL */
+    hl_param *scale, *shift, *mean, *var; /* each may be NULL; mean and var only together */
     float eps, momentum;                  /* momentum: the share of the new batch, as torch */
     hl_act act;
 } hl_norm_attr;
@@ -214,7 +225,8 @@ hl_status hl_step_check_conv(const hl_step *step, hl_shape x, hl_shape y);
 /* POOL and its gradient, between `in` and `out`: every window is dense and has a part
  * inside the input. */
 hl_status hl_step_check_pool(const hl_step *step, hl_shape in, hl_shape out);
-/* NORM, NORM_BATCH and their gradients: parameters and statistics have a value for each channel. */
+/* Norms of every kind and their gradients: parameters and statistics have a value for each channel, and
+ * batch statistics have running ones beside them. */
 hl_status hl_step_check_norm(const hl_step *step);
 
 #endif

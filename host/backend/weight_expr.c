@@ -28,10 +28,8 @@ bool hl_weight_expr_trains_bias(const hl_weight_expr *e)
 
 static float row_scale(const hl_weight_expr *e, int64_t o)
 {
-    if (e->norm_var == NULL)
-        return 1.0f;
     float scale = e->norm_scale != NULL ? e->norm_scale->host[o] : 1.0f;
-    return scale / sqrtf(e->norm_var->host[o] + e->eps);
+    return e->norm_var != NULL ? scale / sqrtf(e->norm_var->host[o] + e->eps) : scale;
 }
 
 void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale)
@@ -90,6 +88,8 @@ void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
         if (e->norm_mean != NULL) {
             float shift = e->norm_shift != NULL ? e->norm_shift->host[o] : 0.0f;
             b = row_scale(e, o) * (b - e->norm_mean->host[o]) + shift;
+        } else if (e->norm_scale != NULL) {
+            b *= row_scale(e, o);
         }
         out[o] = b;
     }

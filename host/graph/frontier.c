@@ -2,7 +2,8 @@
 
 #include "graph/fuse.h"
 
-/* What the node does is the same in every epoch, given its inputs. */
+/* What the node does is the same in every epoch, given its inputs. (Stochastic depth leaves a branch alone
+ * whose inputs are: fuse.h.) */
 static bool is_constant(const hl_node *node)
 {
     const hl_unit unit = {.node = node, .expr = node->expr};

@@ -9,8 +9,9 @@ bool hl_unit_is_trained(const hl_unit *unit)
 {
     if (hl_node_has_weight(unit->node))
         return hl_weight_expr_trains_weight(&unit->expr) || hl_weight_expr_trains_bias(&unit->expr);
-    return unit->node->op == HL_OP_NORM &&
-           (is_trained(unit->node->norm.scale) || is_trained(unit->node->norm.shift));
+    bool norm =
+        unit->node->op == HL_OP_NORM || unit->node->op == HL_OP_LAYER_NORM || unit->node->op == HL_OP_SCALE;
+    return norm && (is_trained(unit->node->norm.scale) || is_trained(unit->node->norm.shift));
 }
 
 static hl_status make_units(const hl_graph *g, hl_arena *arena, hl_units *units)
@@ -80,11 +81,16 @@ static hl_status keep_portion(hl_units *units, hl_portion portion, hl_arena *are
     return HL_OK;
 }
 
+/* Stochastic depth trains branches: one in which nothing is trained, nor in front of it, stays whole. */
 static void remove_dropout(hl_units *units, bool training, hl_value *output)
 {
     for (int k = 0; k < units->count; k++) {
         hl_unit *unit = &units->items[k];
-        if (!unit->removed && unit->node->op == HL_OP_DROPOUT && (!training || unit->node->drop == 0.0f))
+        hl_op op = unit->node->op;
+        if (unit->removed || (op != HL_OP_DROPOUT && op != HL_OP_DROP_PATH))
+            continue;
+        if (!training || unit->node->drop == 0.0f ||
+            (op == HL_OP_DROP_PATH && !units->needs_grad[unit->node->in[0]]))
             bypass(units, unit, unit->in[0], output);
     }
 }
@@ -103,14 +109,16 @@ static void remove_unused(hl_units *units)
 }
 
 /* The unit that makes `value`, when it is one that `value`'s only reader may be fused into: a convolution,
- * linear layer or norm with nothing fused behind it yet. */
+ * linear layer, norm, layer scale or stochastic depth with nothing fused behind it yet. */
 static hl_unit *fusable_maker(const hl_units *units, hl_value value)
 {
     int k = units->maker[value];
     if (k < 0 || units->uses[value] != 1)
         return NULL;
     hl_unit *unit = &units->items[k];
-    bool right_kind = hl_node_has_weight(unit->node) || unit->node->op == HL_OP_NORM;
+    hl_op op = unit->node->op;
+    bool right_kind =
+        hl_node_has_weight(unit->node) || op == HL_OP_NORM || op == HL_OP_SCALE || op == HL_OP_DROP_PATH;
     return right_kind && unit->act == HL_ACT_NONE ? unit : NULL;
 }
 
@@ -127,13 +135,13 @@ static void fold_norms(hl_units *units, bool training)
 {
     for (int k = 0; k < units->count; k++) {
         hl_unit *unit = &units->items[k];
-        if (unit->removed || unit->node->op != HL_OP_NORM)
+        if (unit->removed || (unit->node->op != HL_OP_NORM && unit->node->op != HL_OP_SCALE))
             continue;
         const hl_norm_attr *norm = &unit->node->norm;
         if (training && (unit->node->batch_statistics || is_trained(norm->scale) || is_trained(norm->shift)))
             continue;
         hl_unit *conv = fusable_maker(units, unit->in[0]);
-        if (conv == NULL || !hl_node_has_weight(conv->node) || conv->expr.norm_mean != NULL)
+        if (conv == NULL || !hl_node_has_weight(conv->node) || hl_weight_expr_is_scaled(&conv->expr))
             continue;
         conv->expr.norm_scale = norm->scale;
         conv->expr.norm_shift = norm->shift;
@@ -175,7 +183,7 @@ static void fuse_activations(hl_units *units, bool training)
         if (into == NULL && maker >= 0 && units->uses[before] == 1 &&
             units->items[maker].node->op == HL_OP_ADD && units->items[maker].act == HL_ACT_NONE)
             into = &units->items[maker];
-        if (into == NULL)
+        if (into == NULL || into->node->op == HL_OP_DROP_PATH)
             continue;
         into->act = act->act;
         absorb(units, into, act);

@@ -31,11 +31,12 @@ typedef struct hl_units {
 
 /* Forms units of `graph` for the given options, by these passes in this order:
  *   0. what the portion leaves out is removed, and the frontier kept from being fused across;
- *   1. dropout is removed where it does nothing (not training, or p = 0);
+ *   1. dropout is removed where it does nothing (not training, or p = 0), stochastic depth also where nothing
+ *      in or in front of its branch is trained;
  *   2. nodes the output does not depend on are removed;
  *   3. norms on running statistics whose scale and shift are not trained here are folded into the convolution
- * before;
- *   4. additions become the residual of the convolution or norm before them;
+ * before; layer scales likewise;
+ *   4. additions become the residual of the convolution, norm or stochastic depth before them;
  *   5. activations are fused behind convolutions, norms and additions; those whose derivative needs their
  * input stay apart where a gradient will pass;
  *   6. gated convolutions are given their way of computing (fold or cache).

@@ -19,8 +19,10 @@ enum { HL_NO_VALUE = -1 };
 typedef enum hl_op {
     HL_OP_INPUT,
     HL_OP_CONV,
-    HL_OP_LINEAR, /* over channels, at every position */
-    HL_OP_NORM,   /* batch normalisation */
+    HL_OP_LINEAR,     /* over channels, at every position */
+    HL_OP_NORM,       /* batch normalisation */
+    HL_OP_LAYER_NORM, /* over the channels of each position */
+    HL_OP_SCALE,      /* a factor for each channel */
     HL_OP_ACT,
     HL_OP_POOL,
     HL_OP_GLOBAL_POOL,
@@ -29,7 +31,8 @@ typedef enum hl_op {
     HL_OP_CONCAT,
     HL_OP_HALF,       /* one half of its input's channels; the other half is the node beside it */
     HL_OP_INTERLEAVE, /* channels of two inputs in turn */
-    HL_OP_DROPOUT
+    HL_OP_DROPOUT,
+    HL_OP_DROP_PATH /* stochastic depth: a sample's whole value or nothing */
 } hl_op;
 
 typedef struct hl_node {
@@ -45,7 +48,7 @@ typedef struct hl_node {
     hl_window window; /* also POOL */
     int64_t groups;
     hl_weight_expr expr; /* without a folded norm; that is a decision of compilation */
-    /* NORM; also act of ACT */
+    /* NORM, LAYER_NORM, SCALE (its `scale` alone); also act of ACT */
     hl_norm_attr norm;
     bool batch_statistics; /* training normalises with the batch and moves the running statistics */
     hl_act act;
@@ -53,8 +56,9 @@ typedef struct hl_node {
     bool pool_max, count_padding;
     /* HALF */
     int half; /* 0: the first, 1: the second */
-    /* DROPOUT */
+    /* DROPOUT, DROP_PATH */
     float drop;
+    float depth; /* DROP_PATH: drop as a share of the network's rate */
 } hl_node;
 
 typedef struct hl_graph {
@@ -67,6 +71,8 @@ typedef struct hl_graph {
     hl_param **params;
     size_t param_count, param_capacity;
     hl_value input, output; /* output: the logits */
+    float drop_path;        /* stochastic depth of a branch with depth 1 */
+    int drop_path_branches; /* whose depth is not 0 */
     hl_status status;       /* the sticky error */
     char error[512];
     /* Set by placing (params.h): trained values, gradients, contiguous. */
@@ -107,6 +113,10 @@ hl_value hl_graph_head(hl_graph *graph, const char *name, hl_value x, int64_t cl
 hl_value hl_graph_head_conv(hl_graph *graph, const char *name, hl_value x, int64_t classes);
 /* Batch norm with scale, shift and running statistics; momentum is the share of the new batch. */
 hl_value hl_graph_norm(hl_graph *graph, const char *name, hl_value x, float eps, float momentum);
+/* Layer norm over channels, with scale and shift. */
+hl_value hl_graph_layer_norm(hl_graph *graph, const char *name, hl_value x, float eps);
+/* x times one factor a channel; `name` is that of the parameter, whose shape is [C, 1, 1]. */
+hl_value hl_graph_scale(hl_graph *graph, const char *name, hl_value x);
 hl_value hl_graph_act(hl_graph *graph, const char *name, hl_value x, hl_act act);
 typedef struct hl_pool_spec {
     bool max;
@@ -128,6 +138,12 @@ void hl_graph_halves(hl_graph *graph, const char *name, hl_value x, hl_value hal
 /* Channels a0, b0, a1, b1, ...: torch's concatenation of the two and a channel shuffle in two groups. */
 hl_value hl_graph_interleave(hl_graph *graph, const char *name, hl_value a, hl_value b);
 hl_value hl_graph_dropout(hl_graph *graph, const char *name, hl_value x, float p);
+/* Stochastic depth (Huang et al., 2016, arXiv 1603.09382) of a residual branch: with probability rate * depth
+ * a sample's x is dropped whole, else divided by one less that. depth, from 0 to 1: how far down the network.
+ * All branches of a network have one rate. */
+hl_value hl_graph_drop_path(hl_graph *graph, const char *name, hl_value x, float rate, float depth);
+/* Gives all branches another rate in [0, 1). */
+void hl_graph_set_drop_path(hl_graph *graph, float rate);
 
 /* Formats a name into the graph's memory: hl_graph_name(g, "features.%d.conv", i). */
 const char *hl_graph_name(hl_graph *graph, const char *format, ...) HL_PRINTF(2, 3);
@@ -158,7 +174,7 @@ static inline bool hl_node_has_weight(const hl_node *node)
 }
 
 /* Fresh weights, as torchvision starts: convolutions normal with deviation sqrt(2 / (kh kw O)), linear layers
- * normal(0, 0.01), biases 0, norms the identity. */
+ * normal(0, 0.01), biases 0, norms the identity, layer scales 1e-6. */
 void hl_graph_init(hl_graph *graph, uint64_t seed);
 /* The same for the head alone; at zero if asked for. */
 void hl_graph_init_head(hl_graph *graph, uint64_t seed, bool zero);

@@ -14,6 +14,8 @@ static void init_param(hl_param *p, uint64_t seed, uint32_t index)
         deviation = 0.01f;
     else if (p->role == HL_PARAM_NORM_SCALE || p->role == HL_PARAM_NORM_VAR)
         constant = 1.0f;
+    else if (p->role == HL_PARAM_SCALE)
+        constant = 1e-6f;
     hl_rng rng = hl_rng_make(seed, HL_STREAM_INIT, index, 0);
     for (int64_t i = 0; i < p->count; i++)
         p->host[i] = deviation > 0.0f ? deviation * hl_rng_normal(&rng) : constant;

@@ -162,6 +162,28 @@ hl_value hl_graph_norm(hl_graph *g, const char *name, hl_value x, float eps, flo
     return node->id;
 }
 
+hl_value hl_graph_layer_norm(hl_graph *g, const char *name, hl_value x, float eps)
+{
+    hl_node *node = hl_graph_add_node(g, HL_OP_LAYER_NORM, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    const int64_t shape[1] = {node->shape.c};
+    node->norm.scale = hl_graph_layer_param(g, node, "weight", HL_PARAM_NORM_SCALE, 1, shape);
+    node->norm.shift = hl_graph_layer_param(g, node, "bias", HL_PARAM_NORM_SHIFT, 1, shape);
+    node->norm.eps = eps;
+    return node->id;
+}
+
+hl_value hl_graph_scale(hl_graph *g, const char *name, hl_value x)
+{
+    hl_node *node = hl_graph_add_node(g, HL_OP_SCALE, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    const int64_t shape[3] = {node->shape.c, 1, 1};
+    node->norm.scale = hl_graph_add_param(g, name, HL_PARAM_SCALE, 3, shape);
+    return node->id;
+}
+
 hl_value hl_graph_act(hl_graph *g, const char *name, hl_value x, hl_act act)
 {
     hl_node *node = hl_graph_add_node(g, HL_OP_ACT, name, &x, 1);
@@ -307,4 +329,27 @@ hl_value hl_graph_dropout(hl_graph *g, const char *name, hl_value x, float p)
         return hl_graph_stick(g, hl_fail(HL_E_ARG, name, NULL, "drop rate %g is not in [0, 1)", (double)p));
     node->drop = p;
     return node->id;
+}
+
+hl_value hl_graph_drop_path(hl_graph *g, const char *name, hl_value x, float rate, float depth)
+{
+    hl_node *node = hl_graph_add_node(g, HL_OP_DROP_PATH, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    if (!(rate >= 0.0f && rate < 1.0f && depth >= 0.0f && depth <= 1.0f))
+        return hl_graph_stick(g, hl_fail(HL_E_ARG, name, NULL,
+                                         "drop rate %g is not in [0, 1) or depth %g not in [0, 1]",
+                                         (double)rate, (double)depth));
+    node->depth = depth;
+    g->drop_path_branches += depth > 0.0f;
+    hl_graph_set_drop_path(g, rate);
+    return node->id;
+}
+
+void hl_graph_set_drop_path(hl_graph *g, float rate)
+{
+    g->drop_path = rate;
+    for (size_t v = 0; v < g->node_count; v++)
+        if (g->nodes[v]->op == HL_OP_DROP_PATH)
+            g->nodes[v]->drop = rate * g->nodes[v]->depth;
 }

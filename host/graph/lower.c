@@ -223,6 +223,30 @@ static hl_status lower_norm(hl_code *code, const hl_unit *unit, hl_unit_tensors 
     return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
+static hl_status lower_layer_norm(hl_code *code, const hl_unit *unit)
+{
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_LAYER_NORM, unit->node->name, 1, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->norm = unit->node->norm;
+    step->in[0] = value_of(code, unit->in[0]);
+    step->out[0] = output_tensor(code, unit);
+    return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
+static hl_status lower_drop_path(hl_code *code, const hl_unit *unit)
+{
+    hl_step *step = hl_code_step(code, &code->forward, HL_STEP_DROP_PATH, unit->node->name, 2, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->dropout.p = unit->node->drop;
+    step->dropout.id = (uint32_t)unit->node->id;
+    step->in[0] = value_of(code, unit->in[0]);
+    step->in[1] = value_of(code, unit->residual);
+    step->out[0] = output_tensor(code, unit);
+    return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
+}
+
 static hl_status lower_input(hl_code *code, const hl_unit *unit)
 {
     const hl_compile_options *o = code->options;
@@ -323,7 +347,10 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
     case HL_OP_LINEAR:
         return unit->cache ? lower_cached_conv(code, unit, kept) : lower_folded_conv(code, unit, kept);
     case HL_OP_NORM:
+    case HL_OP_SCALE:
         return lower_norm(code, unit, kept);
+    case HL_OP_LAYER_NORM:
+        return lower_layer_norm(code, unit);
     case HL_OP_POOL:
         return lower_pool(code, unit, kept);
     case HL_OP_ACT:
@@ -342,6 +369,8 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return lower_interleave(code, unit);
     case HL_OP_DROPOUT:
         return lower_simple(code, unit, HL_STEP_DROPOUT);
+    case HL_OP_DROP_PATH:
+        return lower_drop_path(code, unit);
     }
     return hl_fail(HL_E_INTERNAL, unit->node->name, NULL, "unknown operation %d", (int)unit->node->op);
 }

@@ -213,6 +213,34 @@ static hl_status norm_backward(backward *b, const hl_unit *unit, const hl_unit_t
     return HL_OK;
 }
 
+static hl_status layer_norm_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dy;
+    HL_TRY(pass_activation(b, unit, HL_ACT_NONE, NULL, &dy));
+    hl_step *step = backward_step(b, unit, HL_STEP_LAYER_NORM_GRAD, 2, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->norm = unit->node->norm;
+    step->in[0] = dy;
+    step->in[1] = b->code->value[unit->in[0]];
+    return new_gradient(b, unit->in[0], &step->out[0]);
+}
+
+static hl_status drop_path_backward(backward *b, const hl_unit *unit)
+{
+    hl_tensor *dy;
+    HL_TRY(pass_activation(b, unit, HL_ACT_NONE, NULL, &dy));
+    if (wants_gradient(b, unit->residual))
+        HL_TRY(arrive(b, unit->residual, dy));
+    hl_step *step = backward_step(b, unit, HL_STEP_DROP_PATH_GRAD, 1, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    step->dropout.p = unit->node->drop;
+    step->dropout.id = (uint32_t)unit->node->id;
+    step->in[0] = dy;
+    return new_gradient(b, unit->in[0], &step->out[0]);
+}
+
 /* ADD: every input gets the same tensor. ACT that stands alone: its derivative needs its input. */
 static hl_status add_backward(backward *b, const hl_unit *unit)
 {
@@ -317,7 +345,10 @@ static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors
     case HL_OP_LINEAR:
         return conv_backward(b, unit, kept);
     case HL_OP_NORM:
+    case HL_OP_SCALE:
         return norm_backward(b, unit, kept);
+    case HL_OP_LAYER_NORM:
+        return layer_norm_backward(b, unit);
     case HL_OP_ADD:
         return add_backward(b, unit);
     case HL_OP_ACT:
@@ -334,6 +365,8 @@ static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors
         return interleave_backward(b, unit);
     case HL_OP_DROPOUT:
         return simple_backward(b, unit, HL_STEP_DROPOUT_GRAD, NULL, 0);
+    case HL_OP_DROP_PATH:
+        return drop_path_backward(b, unit);
     case HL_OP_MUL: {
         hl_tensor *const factors[2] = {b->code->value[unit->in[0]], b->code->value[unit->in[1]]};
         return simple_backward(b, unit, HL_STEP_MUL_GRAD, factors, 2);

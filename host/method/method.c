@@ -157,17 +157,19 @@ const char *hl_norm_mode_name(hl_norm_mode mode)
     return names[mode];
 }
 
+/* Layer norms have no statistics that are kept: only whether they are trained is set. */
 static void set_norms(hl_graph *graph, hl_norm_mode mode)
 {
     bool batch = mode == HL_NORM_UPDATE || mode == HL_NORM_FULL,
          trained = mode == HL_NORM_AFFINE || mode == HL_NORM_FULL;
     for (size_t v = 0; v < graph->node_count; v++) {
         hl_node *node = graph->nodes[v];
-        if (node->op != HL_OP_NORM)
-            continue;
-        node->batch_statistics = batch;
-        node->norm.mean->moves = node->norm.var->moves = batch;
-        node->norm.scale->trained = node->norm.shift->trained = trained;
+        if (node->op == HL_OP_NORM) {
+            node->batch_statistics = batch;
+            node->norm.mean->moves = node->norm.var->moves = batch;
+        }
+        if (node->op == HL_OP_NORM || node->op == HL_OP_LAYER_NORM)
+            node->norm.scale->trained = node->norm.shift->trained = trained;
     }
 }
 

@@ -203,6 +203,21 @@ hl_norm_mode hl_model_norm_mode(const hl_model *m)
     return m->norm;
 }
 
+double hl_model_drop_path(const hl_model *m)
+{
+    return (double)m->graph->drop_path;
+}
+
+hl_status hl_model_set_drop_path(hl_model *m, double rate)
+{
+    if (!(rate >= 0.0 && rate < 1.0))
+        return hl_fail(HL_E_ARG, "--drop-path", "0 turns it off", "%g is not in [0, 1)", rate);
+    if (rate > 0.0 && m->graph->drop_path_branches == 0)
+        return hl_fail(HL_E_ARG, "--drop-path", "leave it out", "%s has no stochastic depth", m->info->name);
+    hl_graph_set_drop_path(m->graph, (float)rate);
+    return HL_OK;
+}
+
 static int64_t node_macs(const hl_node *node)
 {
     if (!hl_node_has_weight(node))
@@ -231,7 +246,7 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
 
 static bool is_layer(const hl_node *node)
 {
-    return hl_node_has_weight(node) || node->op == HL_OP_NORM;
+    return hl_node_has_weight(node) || node->norm.scale != NULL;
 }
 
 int hl_model_layer_count(const hl_model *m)
@@ -264,12 +279,13 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     *layer = (hl_layer){.name = node->name,
                         .kind = node->op == HL_OP_CONV     ? "conv"
                                 : node->op == HL_OP_LINEAR ? "linear"
+                                : node->op == HL_OP_SCALE  ? "scale"
                                                            : "norm",
                         .out_h = node->shape.h,
                         .out_w = node->shape.w,
                         .out_c = node->shape.c,
                         .macs = node_macs(node)};
-    if (node->op == HL_OP_NORM) {
+    if (!hl_node_has_weight(node)) {
         add_param(layer, node->norm.scale);
         add_param(layer, node->norm.shift);
         return;

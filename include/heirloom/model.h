@@ -67,6 +67,14 @@ HL_API hl_status hl_model_apply_method(hl_model *model, const char *method, hl_n
 HL_API const char *hl_model_method(const hl_model *model);
 HL_API hl_norm_mode hl_model_norm_mode(const hl_model *model);
 
+/* Stochastic depth in training: the rate that the network's last blocks approach or reach, blocks in front of
+ * them in proportion to their depth. At first it is that of the reference (0 where it has none). It leaves
+ * alone what lies in front of the first trained layer. */
+HL_API double hl_model_drop_path(const hl_model *model);
+/* Sets it to a rate in [0, 1), before training. HL_E_ARG where the network has no stochastic depth and the
+ * rate is not 0. */
+HL_API hl_status hl_model_set_drop_path(hl_model *model, double rate);
+
 /* Counts of parameters; running statistics are not parameters. */
 typedef struct hl_model_counts {
     int64_t total, head;    /* gates and other additions of the method not included */
@@ -81,7 +89,7 @@ HL_API void hl_model_count_params(const hl_model *model, hl_model_counts *counts
 /* One layer with parameters, in order; names are valid as long as the model. */
 typedef struct hl_layer {
     const char *name;
-    const char *kind; /* "conv", "linear", "norm" */
+    const char *kind; /* "conv", "linear", "norm", "scale" */
     int64_t out_h, out_w, out_c;
     int64_t params, trainable, gates, macs;
 } hl_layer;

@@ -226,6 +226,47 @@ Test(norm, gradients_agree_with_finite_differences)
     free(dx), free(want), free(y);
 }
 
+/* A layer scale: f32 products are exact but for their rounding. */
+Test(norm, without_statistics_channels_are_scaled)
+{
+    for (int e = 0; e < 2; e++) {
+        rig r;
+        rig_make(&r, shapes[3], elems[e], true, true);
+        r.attr.shift = r.attr.mean = r.attr.var = NULL;
+        hl_step *forward = forward_step(&r, HL_ACT_NONE, true), *backward = backward_step(&r, true);
+        harness_build(&r.h);
+        run(&r, forward);
+        double *got = doubles(r.count), *want = doubles(r.count), *dscale = doubles(r.channels);
+        for (int64_t i = 0; i < r.count; i++)
+            want[i] = r.x_values[i] * r.scale[i % r.channels] + r.residual_values[i];
+        harness_get(r.y, got);
+        expect_close("y", elems[e], got, want, r.count, 4.0, 2);
+        run(&r, backward);
+        for (int64_t i = 0; i < r.count; i++) {
+            want[i] = r.dy_values[i] * r.scale[i % r.channels];
+            dscale[i % r.channels] += r.dy_values[i] * r.x_values[i];
+        }
+        harness_get(r.dx, got);
+        expect_close("dx", elems[e], got, want, r.count, 1.5, 1);
+        for (int64_t c = 0; c < r.channels; c++)
+            got[c] = (double)r.attr.scale->grad[c];
+        /* As in expect_backward. */
+        expect_close("dscale", HL_ELEM_F32, got, dscale, r.channels, 2.0 * (double)r.rows, 8);
+        rig_drop(&r);
+        free(got), free(want), free(dscale);
+    }
+}
+
+Test(norm, a_mean_without_a_variance_is_refused)
+{
+    rig r;
+    rig_make(&r, shapes[2], HL_ELEM_F32, true, false);
+    hl_step *step = forward_step(&r, HL_ACT_NONE, false);
+    step->norm.var = NULL;
+    cr_assert_neq(harness_prepare(&r.h, step), HL_OK);
+    rig_drop(&r);
+}
+
 Test(norm, statistics_of_another_width_are_refused)
 {
     rig r;

@@ -160,3 +160,55 @@ Test(fuse, gradients_are_needed_only_behind_the_first_trained_parameter)
             cr_assert_eq(units.needs_grad[units.items[k].out],
                          strcmp(units.items[k].node->name, "conv2") == 0);
 }
+
+/* As in ConvNeXt: x + drop(scale(linear(layer norm(conv(x))))). */
+static hl_value scaled_branch(void)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value y = hl_graph_layer_norm(graph, "norm", conv("conv", x), 1e-6f);
+    y = hl_graph_scale(graph, "scale", hl_graph_linear(graph, "linear", y, 4, true));
+    y = hl_graph_drop_path(graph, "drop", y, 0.4f, 0.5f);
+    return hl_graph_add(graph, "add", y, x);
+}
+
+Test(fuse, layer_scales_fold_and_stochastic_depth_takes_the_residual)
+{
+    hl_value y = scaled_branch();
+    form(y);
+    cr_assert_eq(left(), 4);
+    cr_assert_str_eq(maker(y)->node->name, "linear");
+    cr_assert_eq(maker(y)->residual, graph->input);
+    cr_assert(maker(y)->expr.norm_scale == hl_graph_find_param(graph, "scale"));
+    hl_graph_find_param(graph, "conv.weight")->trained = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 5);
+    cr_assert_str_eq(maker(y)->node->name, "drop");
+    cr_assert_float_eq((double)maker(y)->node->drop, 0.2, 1e-7);
+    cr_assert_eq(maker(y)->residual, graph->input);
+}
+
+Test(fuse, trained_layer_scales_stay_when_training_and_take_the_residual_without_stochastic_depth)
+{
+    hl_value y = scaled_branch();
+    hl_graph_set_drop_path(graph, 0.0f);
+    hl_graph_find_param(graph, "scale")->trained = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 5);
+    cr_assert_str_eq(maker(y)->node->name, "scale");
+    cr_assert_eq(maker(y)->residual, graph->input);
+}
+
+Test(fuse, branches_in_front_of_everything_trained_stay_whole)
+{
+    hl_value y = scaled_branch();
+    hl_value z = hl_graph_head(graph, "head", hl_graph_global_pool(graph, "pool", y), 3);
+    hl_graph_find_param(graph, "head.weight")->trained = true;
+    options.training = true;
+    form(z);
+    cr_assert_str_eq(maker(y)->node->name, "linear");
+    hl_graph_find_param(graph, "norm.bias")->trained = true;
+    form(z);
+    cr_assert_str_eq(maker(y)->node->name, "drop");
+}

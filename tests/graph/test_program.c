@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/dropout_mask.h"
 #include "base/philox.h"
 #include "graph/params.h"
 #include "graph/program.h"
@@ -41,6 +42,23 @@ static hl_value conv_norm_act(const char *name, hl_value x, hl_conv_spec spec, h
     return act == HL_ACT_NONE ? x : hl_graph_act(graph, hl_graph_name(graph, "%s.act", name), x, act);
 }
 
+/* Norms and layer scales away from the identity. */
+static void stray(void)
+{
+    for (size_t i = 0; i < graph->param_count; i++) {
+        hl_param *p = graph->params[i];
+        hl_rng rng = hl_rng_make(3, HL_STREAM_TEST, (uint32_t)i, 0);
+        for (int64_t k = 0; k < p->count; k++) {
+            if (p->role == HL_PARAM_NORM_SCALE || p->role == HL_PARAM_NORM_VAR || p->role == HL_PARAM_SCALE)
+                p->host[k] = 0.5f + hl_rng_uniform(&rng);
+            else if (p->role != HL_PARAM_WEIGHT)
+                p->host[k] = 0.2f * hl_rng_normal(&rng);
+            else if (p->ndim == 2)
+                p->host[k] *= 30.0f;
+        }
+    }
+}
+
 /* Every operation at least once: stem, inverted bottleneck with depthwise and squeeze-excite, a grouped
  * strided branch with SAME padding beside a max-pooled one, concatenation, average pooling, dropout, head. */
 static void build(hl_act act, float drop)
@@ -75,19 +93,7 @@ static void build(hl_act act, float drop)
     x = hl_graph_head(graph, "head", x, CLASSES);
     cr_assert_eq(hl_graph_finish(graph, x), HL_OK, "%s", hl_last_error());
     hl_graph_init(graph, 11);
-    /* Norms away from the identity. */
-    for (size_t i = 0; i < graph->param_count; i++) {
-        hl_param *p = graph->params[i];
-        hl_rng rng = hl_rng_make(3, HL_STREAM_TEST, (uint32_t)i, 0);
-        for (int64_t k = 0; k < p->count; k++) {
-            if (p->role == HL_PARAM_NORM_SCALE || p->role == HL_PARAM_NORM_VAR)
-                p->host[k] = 0.5f + hl_rng_uniform(&rng);
-            else if (p->role != HL_PARAM_WEIGHT)
-                p->host[k] = 0.2f * hl_rng_normal(&rng);
-            else if (p->ndim == 2)
-                p->host[k] *= 30.0f;
-        }
-    }
+    stray();
 }
 
 /* Gates on every convolution, with values away from one. */
@@ -422,5 +428,68 @@ Test(program, the_first_value_that_is_not_finite_is_named)
     cr_assert_eq(hl_program_forward(p), HL_OK);
     cr_assert_eq(hl_program_find_nonfinite(p, name, sizeof name), HL_OK);
     cr_assert(strncmp(name, "project (", 9) == 0, "%s", name);
+    hl_program_destroy(p);
+}
+
+/* Two blocks as ConvNeXt has them. */
+static void build_scaled_branches(float drop)
+{
+    hl_value x = hl_graph_input(graph, SIZE, SIZE, 3);
+    x = hl_graph_conv(graph, "stem", x, (hl_conv_spec){.out = 8, .kernel = 2, .stride = 2, .bias = true});
+    x = hl_graph_layer_norm(graph, "stem.norm", x, 1e-6f);
+    for (int b = 0; b < 2; b++) {
+        const char *name = hl_graph_name(graph, "block%d", b);
+        hl_value y =
+            hl_graph_conv(graph, hl_graph_name(graph, "%s.conv", name), x,
+                          (hl_conv_spec){.out = 8, .kernel = 7, .padding = 3, .groups = 8, .bias = true});
+        y = hl_graph_layer_norm(graph, hl_graph_name(graph, "%s.norm", name), y, 1e-6f);
+        y = hl_graph_linear(graph, hl_graph_name(graph, "%s.wide", name), y, 16, true);
+        y = hl_graph_act(graph, hl_graph_name(graph, "%s.act", name), y, HL_ACT_GELU);
+        y = hl_graph_linear(graph, hl_graph_name(graph, "%s.narrow", name), y, 8, true);
+        y = hl_graph_scale(graph, hl_graph_name(graph, "%s.scale", name), y);
+        y = hl_graph_drop_path(graph, hl_graph_name(graph, "%s.drop", name), y, drop, 1.0f);
+        x = hl_graph_add(graph, hl_graph_name(graph, "%s.add", name), y, x);
+    }
+    x = hl_graph_layer_norm(graph, "head.norm", hl_graph_global_pool(graph, "pool", x), 1e-6f);
+    x = hl_graph_head(graph, "head", x, CLASSES);
+    cr_assert_eq(hl_graph_finish(graph, x), HL_OK, "%s", hl_last_error());
+    hl_graph_init(graph, 11);
+    stray();
+}
+
+/* Samples that the second block keeps. */
+static int kept(float drop)
+{
+    int count = 0;
+    for (size_t v = 0; v < graph->node_count; v++)
+        for (int n = 0; n < BATCH && strcmp(graph->nodes[v]->name, "block1.drop") == 0; n++)
+            count += hl_dropout_keeps(
+                hl_dropout_block(run_state.seed, (uint32_t)v, run_state.micro_step, n).v[n], drop);
+    return count;
+}
+
+/* Layer scales on their own where they are trained, folded into the layer before where not; either way the
+ * gradients of all others pass through them, and through the samples that stochastic depth has left. */
+Test(program, gradients_through_layer_norms_scales_and_stochastic_depth_are_those_of_finite_differences)
+{
+    build_scaled_branches(0.5f);
+    while (kept(0.5f) == 0 || kept(0.5f) == BATCH)
+        run_state.micro_step++;
+    train_everything();
+    place();
+    hl_program *p = compile();
+    check_gradients(p);
+    hl_program_destroy(p);
+}
+
+Test(program, gradients_through_folded_layer_scales_are_those_of_finite_differences)
+{
+    build_scaled_branches(0.0f);
+    train_everything();
+    for (size_t i = 0; i < graph->param_count; i++)
+        graph->params[i]->trained = graph->params[i]->trained && graph->params[i]->role != HL_PARAM_SCALE;
+    place();
+    hl_program *p = compile();
+    check_gradients(p);
     hl_program_destroy(p);
 }

@@ -30,6 +30,7 @@ static const problem problems[] = {
     {"3x3 dilated along columns, stride 2 along rows", 1, 9, 8, {3, 3, 1, 2, 2, 1, 2, 2, 1, 1}},
     {"3x3 on one pixel", 2, 1, 1, {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}},
     {"5x5 stride 2 on one pixel", 1, 1, 1, {5, 5, 2, 2, 1, 1, 2, 2, 2, 2}},
+    {"7x7", 1, 3, 10, {7, 7, 1, 1, 1, 1, 3, 3, 3, 3}},
     {"7x7 larger than the image", 1, 4, 5, {7, 7, 1, 1, 1, 1, 3, 3, 3, 3}},
     {"1x1 stride 2", 1, 5, 4, {1, 1, 2, 2, 1, 1, 0, 0, 0, 0}},
     {"1x5", 1, 3, 9, {1, 5, 1, 1, 1, 1, 0, 0, 2, 2}},

@@ -191,6 +191,48 @@ Test(elementwise, dropout_draws_the_mask_that_all_backends_share)
     kernel_rig_clear(&r);
 }
 
+static void expect_drop_path(hl_elem elem, int64_t n, int64_t count, bool residual)
+{
+    const hl_run_state run = {.seed = 77, .micro_step = 5};
+    const float p = 0.4f;
+    int64_t all = n * count, kept = 0;
+    double *x = random_doubles(all, -1.0, 1.0, elem, 1), *r = random_doubles(all, -1.0, 1.0, elem, 2),
+           *want = doubles(all), *got = doubles(all);
+    for (int64_t i = 0; i < all; i++) {
+        int64_t sample = i / count;
+        bool keep = hl_dropout_keeps(hl_dropout_block(run.seed, 9, run.micro_step, sample).v[sample % 4], p);
+        float v = keep ? (float)x[i] * (1.0f / (1.0f - p)) : 0.0f;
+        want[i] = stored(elem, residual ? (double)(v + (float)r[i]) : (double)v);
+        kept += keep && i % count == 0;
+        x[i] = keep ? x[i] : NAN; /* what is dropped is not read */
+    }
+    cr_assert(kept > 0 && kept < n);
+    kernel_rig rig = {0};
+    void *in = kernel_input(&rig, all, elem, x), *add = residual ? kernel_input(&rig, all, elem, r) : NULL,
+         *out = kernel_output(&rig, all, elem);
+    const hl_run_state *device = kernel_bytes(&rig, &run, sizeof run);
+    KERNEL_RUN(&rig, hl_launch_drop_path(in, add, p, 9, device, out, elem, n, count, NULL));
+    kernel_get(out, all, elem, got);
+    /* A device may fuse the product with the sum: one rounding less, of a value up to 2.7. */
+    expect_close("drop path", elem, got, want, all, 2.7, 1.0);
+    free(x);
+    free(r);
+    free(want);
+    free(got);
+    kernel_rig_clear(&rig);
+}
+
+Test(elementwise, drop_path_takes_whole_samples_as_all_backends_do)
+{
+    for (int e = 0; e < 3; e++)
+        for (int residual = 0; residual < 2; residual++)
+            if (kernel_takes_case(13)) {
+                expect_drop_path(kernel_elems[e], 9, 1, residual != 0);
+                expect_drop_path(kernel_elems[e], 7, 15, residual != 0);
+                expect_drop_path(kernel_elems[e], 6, 320, residual != 0);
+            }
+}
+
 Test(elementwise, conversions_round_to_nearest)
 {
     enum { COUNT = 517 };

@@ -249,6 +249,27 @@ Test(fold, norms_without_scale_and_shift_take_1_and_0)
     drop(&m);
 }
 
+/* A layer scale: no statistics, the bias is scaled as well. */
+Test(fold, a_scale_without_statistics_scales_weights_and_bias)
+{
+    for (int k = 0; k < 2; k++) {
+        model m;
+        kernel_rig r = {0};
+        const layer *l = &layers[k == 0 ? 0 : 10];
+        build(l, 3, &m);
+        m.expr.norm_scale = &m.scale;
+        m.expr.norm_shift = m.expr.norm_mean = m.expr.norm_var = NULL;
+        float scale;
+        hl_weight_expr_scale(&m.expr, 1, 2, &scale);
+        cr_assert_eq(scale, m.scale.host[1]);
+        hl_fold_item item = item_of(&r, l, &m);
+        launch(&r, &item, 1);
+        expect_item(l, &m, &item);
+        kernel_rig_clear(&r);
+        drop(&m);
+    }
+}
+
 Test(fold, nothing_to_fold_launches_nothing)
 {
     cr_assert_eq(hl_fold_blocks(NULL, 0), 0);

@@ -71,6 +71,46 @@ Test(norm, running_statistics_with_residual_and_activation)
             }
 }
 
+Test(norm, without_statistics_channels_are_scaled)
+{
+    for (int e = 0; e < 3; e++)
+        for (int s = 1; s < 5; s++)
+            if (kernel_takes_case(13)) {
+                layer l;
+                layer_open(&l, kernel_elems[e], s, HL_ACT_NONE, 0.0);
+                l.args.shift = NULL;
+                l.args.mean = l.args.var = NULL;
+                double *dscale = doubles(l.channels), *got = doubles(l.channels);
+                const hl_run_state run = {.grad_keep = 0.0f};
+                void *x = kernel_input(&l.rig, l.count, kernel_elems[e], l.x),
+                     *dy = kernel_input(&l.rig, l.count, kernel_elems[e], l.dy),
+                     *y = kernel_output(&l.rig, l.count, kernel_elems[e]),
+                     *dx = kernel_output(&l.rig, l.count, kernel_elems[e]);
+                float *to_scale = kernel_output(&l.rig, l.channels, HL_ELEM_F32);
+                void *scratch = kernel_output(&l.rig, (int64_t)(hl_norm_grad_scratch(l.rows, l.channels) / 4),
+                                              HL_ELEM_F32);
+                const hl_run_state *state = kernel_bytes(&l.rig, &run, sizeof run);
+                KERNEL_RUN(&l.rig, hl_launch_norm(&l.args, x, dy, y, kernel_elems[e], NULL));
+                KERNEL_RUN(&l.rig, hl_launch_norm_grad(&l.args, dy, x, NULL, NULL, dx, to_scale, NULL, state,
+                                                       scratch, kernel_elems[e], NULL));
+                for (int64_t i = 0; i < l.count; i++)
+                    l.want[i] = l.x[i] * l.scale[i % l.channels] + l.dy[i];
+                kernel_get(y, l.count, kernel_elems[e], l.out);
+                expect_close("y", kernel_elems[e], l.out, l.want, l.count, 3.0, 2.0);
+                for (int64_t i = 0; i < l.count; i++) {
+                    l.want[i] = l.dy[i] * l.scale[i % l.channels];
+                    dscale[i % l.channels] += l.dy[i] * l.x[i];
+                }
+                kernel_get(dx, l.count, kernel_elems[e], l.out);
+                expect_close("dx", kernel_elems[e], l.out, l.want, l.count, 2.0, 2.0);
+                kernel_get(to_scale, l.channels, HL_ELEM_F32, got);
+                expect_close("dscale", HL_ELEM_F32, got, dscale, l.channels, (double)l.rows, 24.0);
+                free(dscale);
+                free(got);
+                layer_close(&l);
+            }
+}
+
 /* centre: of the values, whose deviation is about 0.6; a large one would cancel everything in a naive
  * variance. */
 static void expect_batch(hl_elem elem, int s, double centre)

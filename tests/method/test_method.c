@@ -187,6 +187,47 @@ Test(method, norm_modes_set_what_is_trained_and_what_moves)
     }
 }
 
+/* Layer norms have no running statistics: update is as frozen, full as affine. */
+Test(method, norm_modes_train_layer_norms_and_leave_layer_scales_alone)
+{
+    for (int mode = HL_NORM_FROZEN; mode <= HL_NORM_FULL; mode++) {
+        hl_graph *graph = graph_of("convnext_tiny", "linear", (hl_norm_mode)mode);
+        bool trained = mode == HL_NORM_AFFINE || mode == HL_NORM_FULL;
+        int norms = 0, scales = 0;
+        for (size_t v = 0; v < graph->node_count; v++) {
+            const hl_node *node = graph->nodes[v];
+            norms += node->op == HL_OP_LAYER_NORM;
+            scales += node->op == HL_OP_SCALE;
+            cr_assert(node->op != HL_OP_LAYER_NORM ||
+                      (node->norm.scale->trained == trained && node->norm.shift->trained == trained));
+            cr_assert(node->op != HL_OP_SCALE || !node->norm.scale->trained);
+        }
+        cr_assert(norms == 1 + 18 + 3 + 1 && scales == 18, "%d norms, %d scales", norms, scales);
+        hl_graph_destroy(graph);
+    }
+}
+
+/* Trained parameters of ConvNeXt-Tiny but for the head. */
+Test(method, linear_layers_of_a_backbone_are_projected_on_request)
+{
+    static const struct {
+        const char *method;
+        int64_t trained;
+    } rows[] = {
+        {"projection", 393984},
+        {"projection:scope=spatial", 393984},
+        {"projection:linear=1", 393984 + 8 * (3 * 96 * 96 + 3 * 192 * 192 + 9 * 384 * 384 + 3 * 768 * 768)},
+        {"norm", 2 * (96 + 3 * 96 + 3 * 192 + 9 * 384 + 3 * 768 + 96 + 192 + 384 + 768)}};
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        hl_graph *graph = graph_of("convnext_tiny", rows[r].method, HL_NORM_DEFAULT);
+        int64_t trained = 0;
+        for (size_t p = 0; p < graph->param_count; p++)
+            trained += graph->params[p]->trained && !graph->params[p]->head ? graph->params[p]->count : 0;
+        cr_assert_eq(trained, rows[r].trained, "%s: %lld", rows[r].method, (long long)trained);
+        hl_graph_destroy(graph);
+    }
+}
+
 Test(method, every_registered_model_takes_every_method)
 {
     for (int i = 0; i < hl_model_count(); i++)

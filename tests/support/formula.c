@@ -50,6 +50,9 @@ void formula_fill_param(hl_param *p)
     case HL_PARAM_NORM_VAR:
         low = 0.8, high = 1.6;
         break;
+    case HL_PARAM_SCALE:
+        low = 0.3, high = 0.9;
+        break;
     case HL_PARAM_GATE:
         break;
     }

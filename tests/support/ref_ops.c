@@ -107,6 +107,49 @@ void ref_norm_batch_grad(const double *dy, const double *x, int64_t rows, int64_
     }
 }
 
+static double row_inverse(const double *x, int64_t channels, double eps, double *mean)
+{
+    double var = 0.0;
+    *mean = 0.0;
+    for (int64_t c = 0; c < channels; c++)
+        *mean += x[c] / (double)channels;
+    for (int64_t c = 0; c < channels; c++)
+        var += (x[c] - *mean) * (x[c] - *mean) / (double)channels;
+    return 1.0 / sqrt(var + eps);
+}
+
+void ref_layer_norm(const double *x, int64_t rows, int64_t channels, const double *scale, const double *shift,
+                    double eps, double *y)
+{
+    for (int64_t r = 0; r < rows; r++, x += channels, y += channels) {
+        double mean, inverse = row_inverse(x, channels, eps, &mean);
+        for (int64_t c = 0; c < channels; c++)
+            y[c] = (scale ? scale[c] : 1.0) * (x[c] - mean) * inverse + (shift ? shift[c] : 0.0);
+    }
+}
+
+/* The Jacobian of xhat, element by element: d xhat_j / d x_i = inverse ([i = j] - 1 / n - xhat_i xhat_j / n).
+ */
+void ref_layer_norm_grad(const double *dy, const double *x, int64_t rows, int64_t channels,
+                         const double *scale, double eps, double *dx, double *dscale, double *dshift)
+{
+    double n = (double)channels;
+    for (int64_t c = 0; c < channels; c++)
+        dscale[c] = dshift[c] = 0.0;
+    for (int64_t r = 0; r < rows; r++, x += channels, dy += channels, dx += channels) {
+        double mean, inverse = row_inverse(x, channels, eps, &mean);
+        for (int64_t i = 0; i < channels; i++) {
+            double hat = (x[i] - mean) * inverse;
+            dscale[i] += dy[i] * hat;
+            dshift[i] += dy[i];
+            dx[i] = 0.0;
+            for (int64_t j = 0; j < channels; j++)
+                dx[i] += dy[j] * (scale ? scale[j] : 1.0) * inverse *
+                         ((i == j) - 1.0 / n - hat * (x[j] - mean) * inverse / n);
+        }
+    }
+}
+
 /* Visits the inputs of output pixel (n, oy, ox), channel c: index of each into x, and its place in the
  * window. */
 typedef struct visit {

@@ -18,6 +18,13 @@ void ref_norm_statistics(const double *x, int64_t rows, int64_t channels, double
 void ref_norm_batch_grad(const double *dy, const double *x, int64_t rows, int64_t channels,
                          const double *scale, double eps, double *dx, double *dscale, double *dshift);
 
+/* Over the channels of each row; scale and shift may be NULL. */
+void ref_layer_norm(const double *x, int64_t rows, int64_t channels, const double *scale, const double *shift,
+                    double eps, double *y);
+/* Its gradients, all written; dscale and dshift [channels]. */
+void ref_layer_norm_grad(const double *dy, const double *x, int64_t rows, int64_t channels,
+                         const double *scale, double eps, double *dx, double *dscale, double *dshift);
+
 /* index: element of the window, as the step keeps it; NULL for averages. */
 void ref_pool(const hl_pool_attr *pool, const double *x, hl_shape in, hl_shape out, double *y, double *index);
 /* Scatters dy, so that it shares nothing with a gathering implementation. */

@@ -109,7 +109,7 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
         f->permute = f->expr.weight->shape[1] > 1;
     }
     size_t bytes = (size_t)f->expr.weight->count * sizeof(float);
-    f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && f->expr.norm_var == NULL && !f->permute;
+    f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && !hl_weight_expr_is_scaled(&f->expr) && !f->permute;
     f->folded_offset = f->as_is ? 0 : hl_dnnl_reserve(&f->exec, bytes);
     f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
     hl_dnnl_place source =

@@ -1,7 +1,18 @@
-/* NORM and NORM_GRAD: normalisation by running statistics, an affine map of each channel. */
+/* NORM and NORM_GRAD: normalisation by running statistics, an affine map of each channel; without statistics
+ * a factor for each channel. */
 #include <math.h>
 
 #include "backend/cpu/norm_util.h"
+
+static float mean_of(const hl_norm_attr *norm, int64_t c)
+{
+    return norm->mean != NULL ? norm->mean->value[c] : 0.0f;
+}
+
+static float deviation_of(const hl_norm_attr *norm, int64_t c)
+{
+    return norm->var != NULL ? sqrtf(norm->var->value[c] + norm->eps) : 1.0f;
+}
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
 {
@@ -11,8 +22,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec),
                          lanes = hl_norm_lanes_at(&c, step->exec);
     for (int64_t i = 0; i < c.channels; i++) {
-        k.mean[i] = norm->mean->value[i];
-        k.gain[i] = hl_norm_scale(norm, i) / sqrtf(norm->var->value[i] + norm->eps);
+        k.mean[i] = mean_of(norm, i);
+        k.gain[i] = hl_norm_scale(norm, i) / deviation_of(norm, i);
         k.slope[i] = 0.0f;
         k.shift[i] = hl_norm_shift(norm, i);
     }
@@ -30,8 +41,8 @@ static hl_status grad_run(hl_cpu *cpu, hl_step *step)
     hl_norm_coefficients k = hl_norm_coefficients_at(&c, step->exec),
                          lanes = hl_norm_lanes_at(&c, step->exec);
     for (int64_t i = 0; i < c.channels; i++) {
-        k.mean[i] = norm->mean->value[i];
-        k.slope[i] = 1.0f / sqrtf(norm->var->value[i] + norm->eps);
+        k.mean[i] = mean_of(norm, i);
+        k.slope[i] = 1.0f / deviation_of(norm, i);
         k.gain[i] = hl_norm_scale(norm, i) * k.slope[i];
         k.shift[i] = 0.0f;
     }

@@ -44,7 +44,7 @@ static hl_status reorders(hl_cpu *cpu, hl_step *step, weight_grad *g)
     HL_TRY(hl_dnnl_plain_desc(step, native->ndims, native->dims, dnnl_f32, &plain));
     HL_TRY(hl_dnnl_add_input(cpu, step, &g->exec, dw, native, &plain, &place));
     g->offset = place.offset;
-    bool same = e->kind == HL_WEIGHT_PLAIN && e->norm_var == NULL;
+    bool same = e->kind == HL_WEIGHT_PLAIN && !hl_weight_expr_is_scaled(e);
     return same && g->exec.count > 0
                ? hl_dnnl_add_reorder(cpu, step, &g->straight, native, (hl_dnnl_place){.tensor = dw}, &plain,
                                      (hl_dnnl_place){.param_grad = e->weight})

@@ -1,4 +1,5 @@
-/* INPUT, ACT, ADD, ACT_GRAD, MUL, CONCAT, DROPOUT, GLOBAL_POOL and their gradients: one kernel each. */
+/* INPUT, ACT, ADD, ACT_GRAD, MUL, CONCAT, DROPOUT, DROP_PATH, GLOBAL_POOL and their gradients: one kernel
+ * each. */
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
@@ -146,7 +147,7 @@ static hl_status concat_grad_run(hl_cuda *cuda, hl_step *step)
 const hl_cuda_op hl_cuda_concat = {.check = hl_cuda_check_floats, .run = concat_run};
 const hl_cuda_op hl_cuda_concat_grad = {.check = hl_cuda_check_floats, .run = concat_grad_run};
 
-/* ---- dropout, global pooling ---- */
+/* ---- dropout, stochastic depth, global pooling ---- */
 
 static hl_status dropout_run(hl_cuda *cuda, hl_step *step)
 {
@@ -157,6 +158,17 @@ static hl_status dropout_run(hl_cuda *cuda, hl_step *step)
 }
 
 const hl_cuda_op hl_cuda_dropout = {.check = hl_cuda_check_floats, .run = dropout_run};
+
+static hl_status drop_path_run(hl_cuda *cuda, hl_step *step)
+{
+    const hl_tensor *y = step->out[0];
+    return HL_LAUNCHED(hl_launch_drop_path(step->in[0]->data, hl_data(hl_operand(step, 1)), step->dropout.p,
+                                           step->dropout.id, cuda->run, y->data, y->elem, y->shape.n,
+                                           hl_shape_count(y->shape) / y->shape.n, cuda->compute),
+                       step);
+}
+
+const hl_cuda_op hl_cuda_drop_path = {.check = hl_cuda_check_floats, .run = drop_path_run};
 
 static hl_status global_pool_check(const hl_cuda *cuda, const hl_step *step)
 {

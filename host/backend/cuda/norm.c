@@ -22,11 +22,11 @@ static hl_norm_args arguments(const hl_step *step)
         step->kind == HL_STEP_NORM || step->kind == HL_STEP_NORM_BATCH ? step->in[0] : step->in[1];
     return (hl_norm_args){.scale = value_of(n->scale),
                           .shift = value_of(n->shift),
-                          .mean = n->mean->value,
-                          .var = n->var->value,
+                          .mean = value_of(n->mean),
+                          .var = value_of(n->var),
                           .eps = n->eps,
                           .momentum = n->momentum,
-                          .moves = n->mean->moves,
+                          .moves = n->mean != NULL && n->mean->moves,
                           .act = n->act,
                           .rows = hl_rows(x),
                           .channels = x->shape.c};
