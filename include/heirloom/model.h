@@ -23,7 +23,9 @@ typedef struct hl_preprocess {
 } hl_preprocess;
 
 typedef struct hl_model_options {
-    const char *name;    /* of the zoo */
+    /* Of the zoo; NAME.TAG (resnet50.tv2_in1k) for the preprocessing of other published weights, which a file
+     * called as it was published has by itself. */
+    const char *name;
     const char *weights; /* file, or NULL: fresh weights */
     const char
         *init_from;  /* run folder whose merged result is the start, instead of name and weights; or NULL */
