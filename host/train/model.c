@@ -368,14 +368,22 @@ void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_number_t
     memcpy(options->std, m->preprocess.std, sizeof m->preprocess.std);
 }
 
-hl_status hl_model_export(hl_model *m, const char *path)
+hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
 {
     hl_tensor_map *map;
+    hl_key_style style = HL_KEYS_NATIVE;
+    if (library != NULL)
+        HL_TRY(hl_weights_library_style(m->info, library, &style));
     HL_TRY(hl_graph_download(m->graph));
-    HL_TRY(hl_weights_export(m->graph, &map));
+    HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)
         status = hl_safetensors_write(path, map);
     hl_tensor_map_destroy(map);
     return status;
+}
+
+hl_status hl_model_export(hl_model *m, const char *path)
+{
+    return hl_model_export_as(m, path, NULL);
 }
