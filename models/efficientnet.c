@@ -90,21 +90,22 @@ static const efficientnet v2_l = {
     {.name = NAME, .build = build, .variant = &(const settings){&LAYERS, DROP, {EPS, MOMENTUM, HL_ACT_SILU}},            \
      .width = WIDTH, .depth = DEPTH, .image_size = SIZE, .resize = RESIZE, .head = "classifier.1", .weights_file = FILE, \
      .licence = "BSD-3-Clause", .top1 = TOP1, .paper = "arXiv " PAPER, __VA_ARGS__}
-#define B(NUMBER, EPS, MOMENTUM, DROP, WIDTH, DEPTH, SIZE, RESIZE, FILE, TOP1)                                           \
+#define B(NUMBER, EPS, MOMENTUM, DROP, WIDTH, DEPTH, SIZE, RESIZE, FILE, TOP1, ...)                                      \
     ROW("efficientnet_b" NUMBER, v1, EPS, MOMENTUM, DROP, WIDTH, DEPTH, SIZE, RESIZE, FILE, TOP1, "1905.11946",          \
-        HL_IMAGENET, .bicubic = true)
+        HL_IMAGENET, .bicubic = true, __VA_ARGS__)
 #define V2(LETTER, LAYERS, DROP, SIZE, TOP1, FILE, ...)                                                                  \
     ROW("efficientnet_v2_" LETTER, LAYERS, 1e-3f, 0.1f, DROP, 1.0, 1.0, SIZE, SIZE, FILE, TOP1, "2104.00298", __VA_ARGS__)
 
 static const hl_model_info models[] = {
-    B("0", 1e-5f, 0.1f,  0.2f, 1.0, 1.0, 224, 256, "efficientnet_b0_rwightman-7f5810bc.pth", 77.692f),
-    B("1", 1e-5f, 0.1f,  0.2f, 1.0, 1.1, 240, 256, "efficientnet_b1_rwightman-bac287d4.pth", 78.642f),
-    B("2", 1e-5f, 0.1f,  0.3f, 1.1, 1.2, 288, 288, "efficientnet_b2_rwightman-c35c1473.pth", 80.608f),
-    B("3", 1e-5f, 0.1f,  0.3f, 1.2, 1.4, 300, 320, "efficientnet_b3_rwightman-b3899882.pth", 82.008f),
-    B("4", 1e-5f, 0.1f,  0.4f, 1.4, 1.8, 380, 384, "efficientnet_b4_rwightman-23ab8bcd.pth", 83.384f),
-    B("5", 1e-3f, 0.01f, 0.4f, 1.6, 2.2, 456, 456, "efficientnet_b5_lukemelas-1a07897c.pth", 83.444f),
-    B("6", 1e-3f, 0.01f, 0.5f, 1.8, 2.6, 528, 528, "efficientnet_b6_lukemelas-24a108a5.pth", 84.008f),
-    B("7", 1e-3f, 0.01f, 0.5f, 2.0, 3.1, 600, 600, "efficientnet_b7_lukemelas-c5b4e57e.pth", 84.122f),
+    B("0", 1e-5f, 0.1f,  0.2f, 1.0, 1.0, 224, 256, "efficientnet_b0_rwightman-7f5810bc.pth", 77.692f, .others = NULL),
+    B("1", 1e-5f, 0.1f,  0.2f, 1.0, 1.1, 240, 256, "efficientnet_b1_rwightman-bac287d4.pth", 78.642f,
+      HL_OTHERS({"tv2_in1k", "efficientnet_b1-c27df63c.pth", 240, 255, false, 79.838f, NULL})),
+    B("2", 1e-5f, 0.1f,  0.3f, 1.1, 1.2, 288, 288, "efficientnet_b2_rwightman-c35c1473.pth", 80.608f, .others = NULL),
+    B("3", 1e-5f, 0.1f,  0.3f, 1.2, 1.4, 300, 320, "efficientnet_b3_rwightman-b3899882.pth", 82.008f, .others = NULL),
+    B("4", 1e-5f, 0.1f,  0.4f, 1.4, 1.8, 380, 384, "efficientnet_b4_rwightman-23ab8bcd.pth", 83.384f, .others = NULL),
+    B("5", 1e-3f, 0.01f, 0.4f, 1.6, 2.2, 456, 456, "efficientnet_b5_lukemelas-1a07897c.pth", 83.444f, .others = NULL),
+    B("6", 1e-3f, 0.01f, 0.5f, 1.8, 2.6, 528, 528, "efficientnet_b6_lukemelas-24a108a5.pth", 84.008f, .others = NULL),
+    B("7", 1e-3f, 0.01f, 0.5f, 2.0, 3.1, 600, 600, "efficientnet_b7_lukemelas-c5b4e57e.pth", 84.122f, .others = NULL),
     V2("s", v2_s, 0.2f, 384, 84.228f, "efficientnet_v2_s-dd5fe13b.pth", HL_IMAGENET),
     V2("m", v2_m, 0.3f, 480, 85.112f, "efficientnet_v2_m-dc08266a.pth", HL_IMAGENET),
     V2("l", v2_l, 0.4f, 480, 85.808f, "efficientnet_v2_l-59c71312.pth", HL_HALF, .bicubic = true),

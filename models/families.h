@@ -24,6 +24,21 @@ extern const hl_model_family hl_family_mobilenet_v2, hl_family_resnet, hl_family
 #define HL_HALF        .mean = {0.5f, 0.5f, 0.5f}, .std = {0.5f, 0.5f, 0.5f}
 #define HL_TORCHVISION HL_IMAGENET, .licence = "BSD-3-Clause"
 
+/* In a row: torchvision's second weights, all resized to 232 and cropped to 224. */
+#define HL_V2(FILE, TOP1)                                                                                    \
+    {                                                                                                        \
+        "tv2_in1k", FILE, 224, 232, false, TOP1, NULL                                                        \
+    }
+#define HL_OTHERS(...)                                                                                       \
+    .others = (const hl_published[])                                                                         \
+    {                                                                                                        \
+        __VA_ARGS__,                                                                                         \
+        {                                                                                                    \
+            0                                                                                                \
+        }                                                                                                    \
+    }
+#define HL_OTHER_V2(F, T) HL_OTHERS(HL_V2(F, T))
+
 /* How a family writes conv, norm, act in a row. */
 typedef struct hl_block_style {
     float norm_eps, norm_momentum;

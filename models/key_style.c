@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "models/timm_keys.h"
 #include "models/weights.h"
 
 /* Number of blocks in stages before `stage`: EfficientNet-PyTorch numbers blocks through, timm by stage. */
@@ -65,8 +66,8 @@ static bool densenet_key(const char *name, char *buf, size_t size)
     return true;
 }
 
-const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,
-                           size_t size)
+const char *hl_weights_key(hl_key_style style, const hl_model_info *info, const hl_graph *graph,
+                           const char *name, char *buf, size_t size)
 {
     static const char *const outer[][2] = {{"conv_stem.", "_conv_stem."},
                                            {"bn1.", "_bn0."},
@@ -74,6 +75,8 @@ const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char
                                            {"bn2.", "_bn1."},
                                            {"classifier.", "_fc."}};
     int stage, block, used = 0;
+    if (style == HL_KEYS_TIMM)
+        return hl_timm_key(info, graph, name, buf, size);
     if (style == HL_KEYS_EFFICIENTNET && sscanf(name, "blocks.%d.%d.%n", &stage, &block, &used) == 2 &&
         used > 0)
         return efficientnet_block_key(graph, stage, block, name + used, buf, size);
@@ -88,8 +91,27 @@ const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char
     return buf;
 }
 
-hl_key_style hl_weights_style(const hl_tensor_map *map)
+int hl_weights_shape(const hl_model_info *info, hl_key_style style, const hl_param *param, int64_t shape[4])
 {
+    return style == HL_KEYS_TIMM ? hl_timm_shape(info, param, shape) : hl_param_file_shape(param, shape);
+}
+
+hl_status hl_weights_library_style(const hl_model_info *info, const char *library, hl_key_style *style)
+{
+    bool timm = strcmp(library, "timm") == 0;
+    *style = timm && hl_timm_names_differ(info) ? HL_KEYS_TIMM : HL_KEYS_NATIVE;
+    if (timm ? hl_timm_has(info) : !info->timm)
+        return HL_OK;
+    char subject[64];
+    snprintf(subject, sizeof subject, "--keys %s", library);
+    return hl_fail(HL_E_ARG, subject, "leave it out", "%s has no network equal to %s", library, info->name);
+}
+
+hl_key_style hl_weights_style(const hl_model_info *info, const hl_tensor_map *map)
+{
+    const char *mark = hl_timm_mark(info);
+    if (mark != NULL && hl_tensor_map_find(map, mark) != NULL)
+        return HL_KEYS_TIMM;
     if (hl_tensor_map_find(map, "_conv_stem.weight") != NULL)
         return HL_KEYS_EFFICIENTNET;
     if (hl_tensor_map_find(map, "features.denseblock1.denselayer1.norm.1.weight") != NULL)

@@ -58,6 +58,7 @@ static const hl_model_info models[] = {
      .head = "classifier.1",
      .weights_file = "mobilenet_v2-b0353104.pth",
      .top1 = 71.878f,
-     .paper = "arXiv 1801.04381"},
+     .paper = "arXiv 1801.04381",
+     HL_OTHER_V2("mobilenet_v2-7ebf99e0.pth", 72.154f)},
 };
 HL_MODEL_FAMILY(mobilenet_v2);

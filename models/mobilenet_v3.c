@@ -71,13 +71,13 @@ static const mobilenet_v3 small = {
                {5, 576, 96, true, true, 1},   {5, 576, 96, true, true, 1}},
     .count = 11, .features = 1024};
 
-#define ROW(NAME, VARIANT, FILE, TOP1)                                                                                   \
+#define ROW(NAME, VARIANT, FILE, TOP1, ...)                                                                              \
     {.name = NAME, .build = build, .variant = &VARIANT, .image_size = 224, .resize = 256, HL_TORCHVISION,                \
-     .head = "classifier.3", .weights_file = FILE, .top1 = TOP1, .paper = "arXiv 1905.02244"}
+     .head = "classifier.3", .weights_file = FILE, .top1 = TOP1, .paper = "arXiv 1905.02244", __VA_ARGS__}
 
 static const hl_model_info models[] = {
-    ROW("mobilenet_v3_large", large, "mobilenet_v3_large-8738ca79.pth", 74.042f),
-    ROW("mobilenet_v3_small", small, "mobilenet_v3_small-047dcff4.pth", 67.668f),
+    ROW("mobilenet_v3_large", large, "mobilenet_v3_large-8738ca79.pth", 74.042f, HL_OTHER_V2("mobilenet_v3_large-5c1a4163.pth", 75.274f)),
+    ROW("mobilenet_v3_small", small, "mobilenet_v3_small-047dcff4.pth", 67.668f, .others = NULL),
 };
 /* clang-format on */
 HL_MODEL_FAMILY(mobilenet_v3);

@@ -47,12 +47,57 @@ static hl_status offer_nearest(const char *name)
     return hl_fail(HL_E_ARG, name, todo, "no model has this name");
 }
 
+/* Is `name` up to its first dot this one? */
+static bool is_name(const char *known, const char *name)
+{
+    size_t length = strcspn(name, ".");
+    return known != NULL && strlen(known) == length && strncmp(known, name, length) == 0;
+}
+
+static const hl_published *with_tag(const hl_model_info *info, const char *tag)
+{
+    for (const hl_published *p = info->others; p != NULL && p->tag != NULL; p++)
+        if (strcmp(p->tag, tag) == 0)
+            return p;
+    return NULL;
+}
+
+/* HL_E_ARG: the model is there, the tag is not. */
+static hl_status offer_tags(const hl_model_info *info, const char *name)
+{
+    char todo[256] = "";
+    size_t used = 0;
+    for (const hl_published *p = info->others; p != NULL && p->tag != NULL && used < sizeof todo; p++)
+        used += (size_t)snprintf(todo + used, sizeof todo - used, ", or %s.%s", info->name, p->tag);
+    char full[320];
+    snprintf(full, sizeof full, "use %s%s", info->name, todo);
+    return hl_fail(HL_E_ARG, name, full, "%s has no weights of this tag", info->name);
+}
+
+const hl_published *hl_model_published(const hl_model_info *info, const char *name, const char *file)
+{
+    const char *dot = strchr(name, '.');
+    if (dot != NULL)
+        return with_tag(info, dot + 1);
+    const char *slash = file != NULL ? strrchr(file, '/') : NULL, *base = slash != NULL ? slash + 1 : file;
+    for (const hl_published *p = info->others; base != NULL && p != NULL && p->tag != NULL; p++)
+        if (strcmp(p->weights_file, base) == 0)
+            return p;
+    return NULL;
+}
+
 hl_status hl_model_find(const char *name, const hl_model_info **info)
 {
     for (int i = 0; i < hl_model_count(); i++) {
         *info = hl_model_at(i);
-        if (strcmp((*info)->name, name) == 0 || ((*info)->alias != NULL && strcmp((*info)->alias, name) == 0))
+        if (!is_name((*info)->name, name) && !is_name((*info)->alias, name))
+            continue;
+        const char *dot = strchr(name, '.');
+        if (dot == NULL || with_tag(*info, dot + 1) != NULL)
             return HL_OK;
+        hl_status status = offer_tags(*info, name);
+        *info = NULL;
+        return status;
     }
     *info = NULL;
     size_t length = strlen(name);

@@ -6,6 +6,16 @@
 
 typedef struct hl_model_info hl_model_info;
 
+/* Weights published for a model beside those of its row, where preprocessing or accuracy differ. */
+typedef struct hl_published {
+    const char *tag; /* as timm's: the model is asked for as NAME.TAG */
+    const char *weights_file;
+    int64_t image_size, resize;
+    bool bicubic;
+    float top1;
+    const char *licence; /* NULL: the model's */
+} hl_published;
+
 struct hl_model_info {
     const char *name;  /* torchvision's, or timm's where torchvision has no such model */
     const char *alias; /* another name it is known by, or NULL */
@@ -27,12 +37,19 @@ struct hl_model_info {
     const char *licence;      /* of the weights; without any, of the reference implementation */
     float top1; /* ImageNet-1k accuracy in percent, as published for weights_file; 0 without one */
     const char *paper;
+    const hl_published *others; /* ended by one without a tag; NULL: there are none */
 };
 
 int hl_model_count(void);
 const hl_model_info *hl_model_at(int index);
-/* By name or alias. HL_E_ARG with the nearest names when there is none. */
+/* By name or alias, a tag of its weights behind it or not. HL_E_ARG with the nearest names when there is
+ * none, with its tags when there is the model alone. */
 hl_status hl_model_find(const char *name, const hl_model_info **info);
+
+/* Which of the model's other weights are meant: those whose tag ends `name` (one that hl_model_find has
+ * found); else, where `name` has no tag, those whose published file is called as `file` is (a path, or NULL).
+ * NULL: those of the row. */
+const hl_published *hl_model_published(const hl_model_info *info, const char *name, const char *file);
 
 /* A graph with fresh zero parameters. image_size 0: the model's own. Errors name the layer, e.g. where the
  * image is too small. */

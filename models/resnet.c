@@ -65,8 +65,8 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
 
 /* clang-format off */
 #define ROW(NAME, FILE, TOP1, RESIZE, PAPER, ...)                                                                        \
-    {.name = NAME, .build = build, .variant = &(const resnet)__VA_ARGS__, .image_size = 224, .resize = RESIZE,           \
-     HL_TORCHVISION, .head = "fc", .weights_file = FILE, .top1 = TOP1, .paper = "arXiv " PAPER}
+    {.name = NAME, .build = build, .image_size = 224, .resize = RESIZE, HL_TORCHVISION, .head = "fc",                    \
+     .weights_file = FILE, .top1 = TOP1, .paper = "arXiv " PAPER, .variant = &(const resnet)__VA_ARGS__}
 /* Of these timm has published weights for seresnet50 alone. */
 #define SE(NAME, RESIZE, ...)                                                                                            \
     {.name = NAME, .timm = true, .build = build, .image_size = 224, .resize = RESIZE, .bicubic = true, HL_IMAGENET,      \
@@ -78,14 +78,21 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
 static const hl_model_info models[] = {
     ROW("resnet18",         "resnet18-f37072fd.pth",         69.758f, 256, RESNET,  {{2, 2, 2, 2}, false, 1, 64, false}),
     ROW("resnet34",         "resnet34-b627a593.pth",         73.314f, 256, RESNET,  {{3, 4, 6, 3}, false, 1, 64, false}),
-    ROW("resnet50",         "resnet50-0676ba61.pth",         76.130f, 256, RESNET,  {{3, 4, 6, 3}, true, 1, 64, false}),
-    ROW("resnet101",        "resnet101-63fe2227.pth",        77.374f, 256, RESNET,  {{3, 4, 23, 3}, true, 1, 64, false}),
-    ROW("resnet152",        "resnet152-394f9c45.pth",        78.312f, 256, RESNET,  {{3, 8, 36, 3}, true, 1, 64, false}),
-    ROW("resnext50_32x4d",  "resnext50_32x4d-7cdf4587.pth",  77.618f, 256, RESNEXT, {{3, 4, 6, 3}, true, 32, 4, false}),
-    ROW("resnext101_32x8d", "resnext101_32x8d-8ba56ff5.pth", 79.312f, 256, RESNEXT, {{3, 4, 23, 3}, true, 32, 8, false}),
+    ROW("resnet50",         "resnet50-0676ba61.pth",         76.130f, 256, RESNET,  {{3, 4, 6, 3}, true, 1, 64, false},
+        HL_OTHER_V2("resnet50-11ad3fa6.pth", 80.858f)),
+    ROW("resnet101",        "resnet101-63fe2227.pth",        77.374f, 256, RESNET,  {{3, 4, 23, 3}, true, 1, 64, false},
+        HL_OTHER_V2("resnet101-cd907fc2.pth", 81.886f)),
+    ROW("resnet152",        "resnet152-394f9c45.pth",        78.312f, 256, RESNET,  {{3, 8, 36, 3}, true, 1, 64, false},
+        HL_OTHER_V2("resnet152-f82ba261.pth", 82.284f)),
+    ROW("resnext50_32x4d",  "resnext50_32x4d-7cdf4587.pth",  77.618f, 256, RESNEXT, {{3, 4, 6, 3}, true, 32, 4, false},
+        HL_OTHER_V2("resnext50_32x4d-1a0047aa.pth", 81.198f)),
+    ROW("resnext101_32x8d", "resnext101_32x8d-8ba56ff5.pth", 79.312f, 256, RESNEXT, {{3, 4, 23, 3}, true, 32, 8, false},
+        HL_OTHER_V2("resnext101_32x8d-110c445d.pth", 82.834f)),
     ROW("resnext101_64x4d", "resnext101_64x4d-173b62eb.pth", 83.246f, 232, RESNEXT, {{3, 4, 23, 3}, true, 64, 4, false}),
-    ROW("wide_resnet50_2",  "wide_resnet50_2-95faca4d.pth",  78.468f, 256, WIDE,    {{3, 4, 6, 3}, true, 1, 128, false}),
-    ROW("wide_resnet101_2", "wide_resnet101_2-32ee1156.pth", 78.848f, 256, WIDE,    {{3, 4, 23, 3}, true, 1, 128, false}),
+    ROW("wide_resnet50_2",  "wide_resnet50_2-95faca4d.pth",  78.468f, 256, WIDE,    {{3, 4, 6, 3}, true, 1, 128, false},
+        HL_OTHER_V2("wide_resnet50_2-9ba9bcbe.pth", 81.602f)),
+    ROW("wide_resnet101_2", "wide_resnet101_2-32ee1156.pth", 78.848f, 256, WIDE,    {{3, 4, 23, 3}, true, 1, 128, false},
+        HL_OTHER_V2("wide_resnet101_2-d733dc28.pth", 82.510f)),
     SE("seresnet18",  256, {{2, 2, 2, 2}, false, 1, 64, true}),
     SE("seresnet34",  256, {{3, 4, 6, 3}, false, 1, 64, true}),
     SE("seresnet50",  235, {{3, 4, 6, 3}, true, 1, 64, true}, .weights_file = "seresnet50_a1_0-ffa00869.pth", .top1 = 80.012f),

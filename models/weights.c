@@ -15,9 +15,11 @@ static bool ends_with(const char *text, const char *end)
 
 static const hl_named_tensor *head_weight(const hl_model_info *info, const hl_tensor_map *map)
 {
-    char key[KEY_SIZE];
-    snprintf(key, sizeof key, "%s.weight", info->head);
-    return hl_tensor_map_find(map, hl_weights_style(map) == HL_KEYS_EFFICIENTNET ? "_fc.weight" : key);
+    char own[KEY_SIZE], key[KEY_SIZE];
+    snprintf(own, sizeof own, "%s.weight", info->head);
+    /* The head is in no block, and so needs no graph. */
+    return hl_tensor_map_find(map,
+                              hl_weights_key(hl_weights_style(info, map), info, NULL, own, key, sizeof key));
 }
 
 int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map)
@@ -26,10 +28,11 @@ int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map)
     return weight != NULL && weight->ndim >= 1 ? weight->shape[0] : 0;
 }
 
-static bool same_shape(const hl_param *p, const hl_named_tensor *t)
+static bool same_shape(const hl_model_info *info, hl_key_style style, const hl_param *p,
+                       const hl_named_tensor *t)
 {
     int64_t shape[4];
-    int ndim = hl_param_file_shape(p, shape);
+    int ndim = hl_weights_shape(info, style, p, shape);
     return ndim == t->ndim && memcmp(shape, t->shape, (size_t)ndim * sizeof *shape) == 0;
 }
 
@@ -74,11 +77,12 @@ static void note(fault *f, const char *text)
         snprintf(f->first, sizeof f->first, "%s", text);
 }
 
-static void note_shape(fault *f, const hl_param *p, const hl_named_tensor *t)
+static void note_shape(fault *f, const hl_model_info *info, hl_key_style style, const hl_param *p,
+                       const hl_named_tensor *t)
 {
     char have[96], wanted[96], text[KEY_SIZE + 128];
     hl_named_tensor model = {0};
-    model.ndim = hl_param_file_shape(p, model.shape);
+    model.ndim = hl_weights_shape(info, style, p, model.shape);
     snprintf(text, sizeof text, "%s is %s where the model has %s", t->name,
              hl_tensor_shape_text(t, have, sizeof have), hl_tensor_shape_text(&model, wanted, sizeof wanted));
     note(f, text);
@@ -125,7 +129,7 @@ static hl_status complain(const char *file, const hl_model_info *info, const fau
 hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
                           const char *file, hl_load_report *report)
 {
-    hl_load_report r = {.style = hl_weights_style(map), .classes = hl_weights_classes(info, map)};
+    hl_load_report r = {.style = hl_weights_style(info, map), .classes = hl_weights_classes(info, map)};
     fault missing = {0}, extra = {0}, misshaped = {0};
     const hl_named_tensor *head = head_weight(info, map);
     const hl_param *own_head = NULL;
@@ -139,14 +143,14 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     hl_status status = hl_alloc_array(graph->param_count, sizeof *keys, file, (void **)&keys);
     for (size_t i = 0; status == HL_OK && i < graph->param_count; i++) {
         hl_param *p = graph->params[i];
-        keys[i] = hl_weights_key(r.style, graph, p->name, text[i], KEY_SIZE);
+        keys[i] = hl_weights_key(r.style, info, graph, p->name, text[i], KEY_SIZE);
         if (p->role == HL_PARAM_GATE || (p->head && r.head_skipped))
             continue;
         const hl_named_tensor *t = hl_tensor_map_find(map, keys[i]);
         if (t == NULL) {
             note(&missing, keys[i]);
-        } else if (!same_shape(p, t)) {
-            note_shape(&misshaped, p, t);
+        } else if (!same_shape(info, r.style, p, t)) {
+            note_shape(&misshaped, info, r.style, p, t);
         } else {
             status = fill(p, t, file);
             r.loaded++;
@@ -164,48 +168,66 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     return status;
 }
 
-static hl_status export_weight(hl_tensor_map *map, const hl_node *node)
+/* A state dict being written. */
+typedef struct writer {
+    const hl_graph *graph;
+    const hl_model_info *info;
+    hl_key_style style;
+    hl_tensor_map *map;
+} writer;
+
+static hl_status export_values(const writer *w, const hl_param *p, const float *values)
 {
-    const hl_param *w = node->expr.weight;
-    float *merged;
-    HL_TRY(hl_alloc_array((size_t)w->count, sizeof *merged, w->name, (void **)&merged));
-    hl_weight_expr_merge(&node->expr, merged);
+    char key[KEY_SIZE];
     int64_t shape[4];
-    int ndim = hl_param_file_shape(w, shape);
-    hl_status status = hl_tensor_map_add(map, w->name, HL_DTYPE_F32, ndim, shape, merged);
+    int ndim = hl_weights_shape(w->info, w->style, p, shape);
+    return hl_tensor_map_add(w->map, hl_weights_key(w->style, w->info, w->graph, p->name, key, sizeof key),
+                             HL_DTYPE_F32, ndim, shape, values);
+}
+
+static hl_status export_weight(const writer *w, const hl_node *node)
+{
+    const hl_param *p = node->expr.weight;
+    float *merged;
+    HL_TRY(hl_alloc_array((size_t)p->count, sizeof *merged, p->name, (void **)&merged));
+    hl_weight_expr_merge(&node->expr, merged);
+    hl_status status = export_values(w, p, merged);
     free(merged);
     return status;
 }
 
-static hl_status export_param(hl_tensor_map *map, const hl_param *p)
+static hl_status export_param(const writer *w, const hl_param *p)
 {
-    return p == NULL ? HL_OK : hl_tensor_map_add(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
+    return p == NULL ? HL_OK : export_values(w, p, p->host);
 }
 
-static hl_status export_node(hl_tensor_map *map, const hl_node *node)
+static hl_status export_node(const writer *w, const hl_node *node)
 {
     if (hl_node_has_weight(node)) {
-        HL_TRY(export_weight(map, node));
-        return export_param(map, node->expr.bias);
+        HL_TRY(export_weight(w, node));
+        return export_param(w, node->expr.bias);
     }
-    HL_TRY(export_param(map, node->norm.scale));
-    HL_TRY(export_param(map, node->norm.shift));
-    HL_TRY(export_param(map, node->norm.mean));
-    HL_TRY(export_param(map, node->norm.var));
+    HL_TRY(export_param(w, node->norm.scale));
+    HL_TRY(export_param(w, node->norm.shift));
+    HL_TRY(export_param(w, node->norm.mean));
+    HL_TRY(export_param(w, node->norm.var));
     if (node->op != HL_OP_NORM)
         return HL_OK;
-    char key[KEY_SIZE];
+    char name[KEY_SIZE], key[KEY_SIZE];
     const int64_t zero = 0;
-    snprintf(key, sizeof key, "%s.num_batches_tracked", node->name);
-    return hl_tensor_map_add(map, key, HL_DTYPE_I64, 0, NULL, &zero);
+    snprintf(name, sizeof name, "%s.num_batches_tracked", node->name);
+    return hl_tensor_map_add(w->map, hl_weights_key(w->style, w->info, w->graph, name, key, sizeof key),
+                             HL_DTYPE_I64, 0, NULL, &zero);
 }
 
-hl_status hl_weights_export(const hl_graph *graph, hl_tensor_map **map)
+hl_status hl_weights_export(const hl_graph *graph, const hl_model_info *info, hl_key_style style,
+                            hl_tensor_map **map)
 {
     HL_TRY(hl_tensor_map_create(map));
+    const writer w = {graph, info, style, *map};
     hl_status status = HL_OK;
     for (size_t k = 0; status == HL_OK && k < graph->node_count; k++)
-        status = export_node(*map, graph->nodes[graph->order[k]]);
+        status = export_node(&w, graph->nodes[graph->order[k]]);
     if (status != HL_OK) {
         hl_tensor_map_destroy(*map);
         *map = NULL;

@@ -12,6 +12,7 @@ typedef enum hl_key_style {
     HL_KEYS_NATIVE,       /* the graph's own: torchvision's, or timm's where the registry says so */
     HL_KEYS_EFFICIENTNET, /* lukemelas/EfficientNet-PyTorch */
     HL_KEYS_DENSENET, /* the published files of DenseNet, older than torchvision's names: norm.1 for norm1 */
+    HL_KEYS_TIMM,     /* timm's, where the graph's are torchvision's and differ (timm_keys.h) */
     HL_KEYS_COUNT
 } hl_key_style;
 
@@ -34,14 +35,22 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
 int64_t hl_weights_classes(const hl_model_info *info, const hl_tensor_map *map);
 
 /* Told by a key that only files of that style have. */
-hl_key_style hl_weights_style(const hl_tensor_map *map);
+hl_key_style hl_weights_style(const hl_model_info *info, const hl_tensor_map *map);
 
-/* The file's name for a parameter, in a style: into buf, returned. */
-const char *hl_weights_key(hl_key_style style, const hl_graph *graph, const char *name, char *buf,
-                           size_t size);
+/* The file's name for a parameter of a graph built from `info`, in a style: into buf, returned. */
+const char *hl_weights_key(hl_key_style style, const hl_model_info *info, const hl_graph *graph,
+                           const char *name, char *buf, size_t size);
+/* The file's shape for it, into shape; returns its number of dimensions. */
+int hl_weights_shape(const hl_model_info *info, hl_key_style style, const hl_param *param, int64_t shape[4]);
 
-/* A state dict that PyTorch's load_state_dict(strict=True) takes: weights merged (gates multiplied in),
- * running statistics, and a num_batches_tracked of 0 for every norm. The caller destroys the map. */
-hl_status hl_weights_export(const hl_graph *graph, hl_tensor_map **map);
+/* The style of "torchvision" or "timm" for this model's state dict. HL_E_ARG where that library has not got
+ * the network. */
+hl_status hl_weights_library_style(const hl_model_info *info, const char *library, hl_key_style *style);
+
+/* A state dict that PyTorch's load_state_dict(strict=True) takes, of a graph built from `info`: weights
+ * merged (gates multiplied in), running statistics, and a num_batches_tracked of 0 for every norm. The caller
+ * destroys the map. */
+hl_status hl_weights_export(const hl_graph *graph, const hl_model_info *info, hl_key_style style,
+                            hl_tensor_map **map);
 
 #endif

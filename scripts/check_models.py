@@ -1,14 +1,27 @@
 #!/usr/bin/env python3
-"""Compares every model of the zoo with torchvision and timm, through the program as users call it.
+"""Compares every model of the zoo with torchvision and timm, mostly through the program as users call it.
 
-usage: check_models.py [--program build/heirloom] [MODEL...]     (needs torch, torchvision, timm, safetensors, pillow)
+usage: check_models.py [--parts PART,...] [--again] [NAME...]      (python: scripts/python_env.sh)
 
-For each model: a network with random weights is saved by torch.save and loaded by the program, and both classify the same
-images, each with its own preprocessing. Then one training step is made from these weights (all gates, a fresh head), the
-result is exported, PyTorch loads it with strict=True, and its logits are compared with those of the run. Prints a line
-per model: the largest difference of logits, relative to the largest logit. Exit status 1 when one is beyond 1e-3.
+NAME is a model or what the names of several begin with (`check_models.py resnet`); all of them where none is given. What has
+been measured is kept in --results and not measured again (--again does). Prints a line per model; exit status 1 when one
+missed a limit. --markdown FILE also writes the results of all models as a table. The parts, each from random weights:
+
+logits     The program loads what torch.save wrote and classifies images, each side with its own preprocessing: largest
+           difference of logits, relative to the largest logit.
+gradients  Of the loss with respect to every parameter, against PyTorch in double, norms on running statistics:
+           the largest difference of a parameter's gradient, relative to its norm. Activations near a kink fall to
+           either side of it by rounding, and one in a million moves gradients by more than the limit, whoever computes
+           them. So twice: with SiLU in place of every activation, which has no kinks; and with the network's own
+           activations on up to TRIES batches of images, of which one must agree: a wrong gradient is wrong for all of
+           them, a kink is met by chance. On images as small as the network takes.
+step       One training step with projection at batch 8 and the model's own image size: peak memory of the process.
+           Its result is exported, PyTorch loads it with strict=True, and the logits are compared with the run's.
+timm       Where timm has the network under other names: its state dict is loaded by the program, and what the program
+           exports with --keys timm is loaded by timm with strict=True; logits are compared both ways.
 """
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -18,61 +31,80 @@ import tempfile
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from torch import nn
 from torchvision import transforms
 
+import make_model_goldens as goldens
 import model_reference as reference
 
-LIMIT = 1e-3
+LIMIT, PEAK_LIMIT = 1e-3, 16 * 2**30
+TRIES = 6
+TRAIN, VAL = 8, 2
 SIZES = [(640, 480), (333, 500)]
 MODES = {"bilinear": transforms.InterpolationMode.BILINEAR, "bicubic": transforms.InterpolationMode.BICUBIC}
+# Images for gradients and for names: the least that the network takes, else these.
+SMALLEST = {"vgg": 224, "alexnet": 224, "inception_v3": 79}
+SMALL = 64
+PARTS = {"logits": ["logits"], "gradients": ["gradient", "smooth"], "step": ["exported", "peak"], "timm": ["from_timm", "to_timm"]}
 
 
-def heirloom(program, *arguments):
-    done = subprocess.run([program, *arguments, "--quiet"], capture_output=True, text=True, check=False)
+def heirloom(options, *arguments):
+    done = subprocess.run([options.program, *arguments, "--quiet"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip())
+        raise RuntimeError(done.stderr.strip() or "the program ended with status %d" % done.returncode)
     return done.stdout
 
 
 def make_images(folder):
-    """Smooth random pictures, in the layout that the program trains on."""
+    """Smooth random pictures, in the layout that the program trains on; those of val are returned."""
     draw = np.random.default_rng(0)
     paths = []
-    for i, (width, height) in enumerate(SIZES):
+    for i in range(TRAIN + VAL):
+        split = "train" if i < TRAIN else "val"
         coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        for split in ("train", "val"):
-            path = os.path.join(folder, split, "class%d" % i, "image.png")
-            os.makedirs(os.path.dirname(path))
-            coarse.resize((width, height), Image.BICUBIC).save(path)
-        paths.append(path)
+        path = os.path.join(folder, split, "class%d" % (i % 2), "image%d.png" % i)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        coarse.resize(SIZES[i % 2], Image.BICUBIC).save(path)
+        if split == "val":
+            paths.append(path)
     return paths
 
 
-def randomize(net):
-    """Statistics and scales that differ from channel to channel; values that neither vanish nor explode."""
+def smallest(name):
+    return next((size for prefix, size in SMALLEST.items() if name.startswith(prefix)), SMALL)
+
+
+def fresh(net):
+    """Memory for a network without values, and these: statistics and scales that differ from channel to channel, values
+    that neither vanish nor explode."""
+    torch.manual_seed(0)
+    net = net.to_empty(device="cpu")
     for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.6, 1.0)
             module.bias.data.uniform_(-0.1, 0.3)
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.8, 1.6)
-        elif isinstance(module, torch.nn.LayerNorm):
+            module.num_batches_tracked.zero_()
+        elif isinstance(module, nn.LayerNorm):
             module.weight.data.uniform_(0.6, 1.0)
             module.bias.data.uniform_(-0.1, 0.3)
-        elif isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
             module.weight.data.normal_(0.0, (2.0 / module.weight[0].numel()) ** 0.5)
             if module.bias is not None:
                 module.bias.data.uniform_(-0.1, 0.1)
     for name, parameter in net.named_parameters():
         if name.endswith("layer_scale"):
             parameter.data.uniform_(0.3, 0.9)
+    return net
 
 
-def classify(name, net, paths):
+def classify(name, net, paths, size=None):
     p = reference.published(name)
-    transform = transforms.Compose([transforms.Resize(p["resize"], MODES[p["interpolation"]]),
-                                    transforms.CenterCrop(p["size"]), transforms.ToTensor(),
+    resize = p["resize"] if size is None else (size * p["resize"] + p["size"] // 2) // p["size"]
+    transform = transforms.Compose([transforms.Resize(resize, MODES[p["interpolation"]]),
+                                    transforms.CenterCrop(size or p["size"]), transforms.ToTensor(),
                                     transforms.Normalize(p["mean"], p["std"])])
     with torch.no_grad():
         return net.eval()(torch.stack([transform(Image.open(path)) for path in paths])).numpy()
@@ -84,53 +116,201 @@ def difference(have, want):
     return float(np.abs(have - want).max() / np.abs(want).max())
 
 
-def check(program, name, folder, paths):
-    torch.manual_seed(0)
-    weights, logits, run, exported = (os.path.join(folder, f) for f in ("w.pth", "l.safetensors", "run", "e.safetensors"))
-    net = reference.create(name)
-    randomize(net)
-    torch.save(net.state_dict(), weights)
-    heirloom(program, "predict", "--model", name, "--weights", weights, "--logits", logits, *paths)
-    loaded = difference(load_file(logits)["logits"], classify(name, net, paths))
+def predict(options, folder, paths, *model):
+    logits = os.path.join(folder, "logits.safetensors")
+    heirloom(options, "predict", *model, "--logits", logits, *paths)
+    return load_file(logits)["logits"]
 
-    del net
-    subprocess.run(["rm", "-rf", run], check=True)
-    heirloom(program, "train", "--model", name, "--weights", weights, "--data", folder, "--method", "projection",
-             "--batch-size", "2", "--max-steps", "1", "--lr", "1e-3", "--precision", "fp32", "--augment", "none", "--out", run)
-    heirloom(program, "predict", "--run", run, "--logits", logits, *paths)
-    heirloom(program, "export", "--run", run, "--out", exported)
-    net = reference.create(name, classes=len(SIZES))
+
+def load_strictly(net, path):
     state = net.state_dict()  # kept for what it carries beside tensors: MNASNet asks for its version
-    tensors = {key: torch.from_numpy(value) for key, value in load_file(exported).items()}
+    tensors = {key: torch.from_numpy(value) for key, value in load_file(path).items()}
     if set(tensors) != set(state):
         raise RuntimeError("keys differ: %s" % sorted(set(tensors) ^ set(state))[:5])
     state.update(tensors)
-    net.load_state_dict(state, strict=True)
-    return loaded, difference(load_file(logits)["logits"], classify(name, net, paths))
+    net.to_empty(device="cpu").load_state_dict(state, strict=True)
+    return net
+
+
+def check_logits(options, name, folder, paths):
+    weights = os.path.join(folder, "weights.pth")
+    net = fresh(reference.meta(name))
+    torch.save(net.state_dict(), weights)
+    have = predict(options, folder, paths, "--model", name, "--weights", weights)
+    return {"logits": difference(have, classify(name, net, paths))}
+
+
+def prepare(net, smooth):
+    """In double, in training but for norms and for what is dropped at random."""
+    net = net.double().train()
+    for module in net.modules():
+        if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    if smooth:
+        goldens.smoothen(net)
+    return net
+
+
+def compare_gradients(options, name, folder, net, seed, smooth):
+    """The largest difference of a gradient, and of the losses."""
+    size, draw = smallest(name), np.random.default_rng(seed)
+    images = draw.uniform(-2.0, 2.0, (2, size, size, 3)).astype(np.float32)
+    labels = draw.integers(0, 1000, 2)
+    files = [os.path.join(folder, f) for f in ("weights.pth", "input.safetensors", "output.safetensors")]
+    save_file({"images": images, "labels": labels}, files[1])
+    done = subprocess.run([options.gradients, name, *files, *(["smooth"] if smooth else [])], capture_output=True, text=True,
+                          check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip())
+    have = load_file(files[2])
+    net.zero_grad()
+    with goldens.relu_is(nn.functional.silu if smooth else lambda x: x.clamp(min=0.0)):
+        logits = net(torch.from_numpy(images).double().permute(0, 3, 1, 2))
+    losses = nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")
+    losses.mean().backward()
+    worst = difference(have["losses"], losses.detach().numpy())
+    missing = {n for n, _ in net.named_parameters()} ^ (set(have) - {"logits", "losses"})
+    if missing:
+        raise RuntimeError("these have a gradient on one side alone: %s" % sorted(missing)[:5])
+    for key, parameter in net.named_parameters():
+        want = parameter.grad.numpy()
+        error, norm = np.linalg.norm(have[key] - want), np.linalg.norm(want)
+        if not np.isfinite(error):
+            return float("inf")
+        if error > 0.0:  # behind a channel that is zero for all images both sides have nothing at all
+            worst = max(worst, float(error / norm) if norm > 0.0 else float("inf"))
+    return worst
+
+
+def check_gradients(options, name, folder, _paths):
+    net = fresh(reference.meta(name))
+    torch.save(net.state_dict(), os.path.join(folder, "weights.pth"))
+    net = prepare(net, False)
+    best = float("inf")
+    for seed in range(TRIES):
+        best = min(best, compare_gradients(options, name, folder, net, seed, False))
+        if best <= LIMIT:
+            break
+    return {"gradient": best, "smooth": compare_gradients(options, name, folder, prepare(net, True), 0, True)}
+
+
+def check_step(options, name, folder, paths):
+    weights, run, exported = (os.path.join(folder, f) for f in ("weights.pth", "run", "exported.safetensors"))
+    subprocess.run(["rm", "-rf", run], check=True)
+    torch.save(fresh(reference.meta(name)).state_dict(), weights)
+    heirloom(options, "train", "--model", name, "--weights", weights, "--data", folder, "--method", "projection",
+             "--batch-size", str(TRAIN), "--max-steps", "1", "--lr", "1e-3", "--augment", "none", "--out", run)
+    with open(os.path.join(run, "summary.json"), encoding="utf-8") as file:
+        peak = json.load(file)["peak_memory_bytes"]
+    have = predict(options, folder, paths, "--run", run)
+    heirloom(options, "export", "--run", run, "--out", exported)
+    net = load_strictly(reference.meta(name, classes=2), exported)
+    return {"exported": difference(have, classify(name, net, paths)), "peak": peak}
+
+
+def check_timm(options, name, folder, paths):
+    if reference.timm_twin(name) is None:
+        return {"from_timm": None, "to_timm": None}
+    weights, run, exported = (os.path.join(folder, f) for f in ("weights.pth", "run", "exported.safetensors"))
+    size = smallest(name)
+    subprocess.run(["rm", "-rf", run], check=True)
+    net = fresh(reference.timm_meta(name, 1000))
+    torch.save(net.state_dict(), weights)
+    model = ["--model", name, "--image-size", str(size)]
+    have = predict(options, folder, paths, *model, "--weights", weights)
+    from_timm = difference(have, classify(name, net, paths, size))
+    del net
+    heirloom(options, "train", *model, "--weights", weights, "--data", folder, "--method", "linear", "--batch-size", str(TRAIN),
+             "--max-steps", "1", "--lr", "1e-3", "--augment", "none", "--out", run)
+    have = predict(options, folder, paths, "--run", run)
+    heirloom(options, "export", "--run", run, "--out", exported, "--keys", "timm")
+    net = load_strictly(reference.timm_meta(name, 2), exported)
+    return {"from_timm": from_timm, "to_timm": difference(have, classify(name, net, paths, size))}
+
+
+CHECKS = {"logits": check_logits, "gradients": check_gradients, "step": check_step, "timm": check_timm}
+COLUMNS = ["logits", "gradient", "smooth", "exported", "from_timm", "to_timm", "peak"]
+
+
+def misses(result):
+    return [key for key, value in result.items()
+            if value is not None and not value <= (PEAK_LIMIT if key == "peak" else LIMIT)]
+
+
+def shown(key, result):
+    value = result.get(key)
+    return "-" if value is None else "%.2f GiB" % (value / 2**30) if key == "peak" else "%.1e" % value
+
+
+class Results:
+    """What has been measured, in a file that is whole after every model."""
+
+    def __init__(self, path):
+        self.path, self.rows = path, {}
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+            self.rows = json.load(file)
+
+    def put(self, name, result):
+        self.rows.setdefault(name, {}).update(result)
+        with open(self.path + ".part", "w", encoding="utf-8") as file:
+            json.dump(self.rows, file, indent=1)
+        os.replace(self.path + ".part", self.path)
+
+
+def write_markdown(path, zoo, rows):
+    lines = ["| model | parameters | gates | MACs | input | top-1 | logits | gradients | SiLU's | exported | from timm | to timm | memory |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    for m in zoo:
+        top1 = "-" if m["top1"] is None else "%.2f" % m["top1"]
+        lines.append("| %s | %s | %s | %.2f G | %d | %s | %s |" % (
+            m["name"], format(m["params"], ","), format(m["gates"], ","), m["macs"] / 1e9, m["image_size"], top1,
+            " | ".join(shown(key, rows.get(m["name"], {})) for key in COLUMNS)))
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--program", default="build/heirloom")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="of the zoo; all of them where none is named")
+    parser.add_argument("--gradients", default="build/tests/models/gradients", help="built by `make %(default)s`")
+    parser.add_argument("--results", default="build/check_models.json")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s")
+    parser.add_argument("--again", action="store_true", help="measure also what has been measured")
+    parser.add_argument("--markdown", metavar="FILE")
+    parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args()
-    zoo = [m["name"] for m in json.loads(heirloom(options.program, "models", "--json"))["models"]]
-    if set(zoo) != set(reference.NAMES):
+    zoo = json.loads(heirloom(options, "models", "--json"))["models"]
+    known = [m["name"] for m in zoo]
+    if set(known) != set(reference.NAMES):
         sys.exit("check_models: model_reference.py and the program do not have the same models: %s"
-                 % ", ".join(sorted(set(zoo) ^ set(reference.NAMES))))
-    missed = 0
-    print("%-22s %12s %12s" % ("model", "loaded", "exported"))
+                 % ", ".join(sorted(set(known) ^ set(reference.NAMES))))
+    chosen = [n for n in known if not options.names or any(n.startswith(start) for start in options.names)]
+    if not chosen:
+        sys.exit("check_models: no model's name begins so (`heirloom models` lists them)")
+    results, missed = Results(options.results), 0
+    print("%-20s %s" % ("model", " ".join("%9s" % c for c in COLUMNS)))
     with tempfile.TemporaryDirectory() as folder:
         paths = make_images(folder)
-        for name in options.models or zoo:
-            try:
-                results = check(options.program, name, folder, paths)
-                bad = max(results) > LIMIT
-                print("%-22s %12.1e %12.1e%s" % (name, *results, "  MISSED" if bad else ""), flush=True)
-            except (RuntimeError, KeyError) as error:
-                bad = True
-                print("%-22s %s" % (name, error), flush=True)
-            missed += bad
+        for name in chosen:
+            trouble = ""
+            for part in options.parts.split(","):
+                if not options.again and all(key in results.rows.get(name, {}) for key in PARTS[part]):
+                    continue
+                try:
+                    results.put(name, CHECKS[part](options, name, folder, paths))
+                except (RuntimeError, KeyError, OSError) as error:
+                    trouble += "  %s: %s" % (part, error)
+            row = results.rows.get(name, {})
+            bad = misses(row)
+            trouble += "  MISSED: " + ", ".join(bad) if bad else ""
+            missed += trouble != ""
+            print("%-20s %s%s" % (name, " ".join("%9s" % shown(c, row) for c in COLUMNS), trouble), flush=True)
+    if options.markdown:
+        write_markdown(options.markdown, zoo, results.rows)
     if missed:
         sys.exit("check_models: %d missed" % missed)
 

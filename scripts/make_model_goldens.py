@@ -298,17 +298,20 @@ def run(model, width, size, classes, mode, layers):
 
 
 def write_table(path):
-    """What the registry's rows are checked by: a line per model."""
+    """What the registry's rows are checked by: a line per model and set of published weights."""
     with open(path, "w", encoding="utf-8") as out:
         out.write("# model, parameters, weights of convolutions, gates of all and of spatial convolutions; tensors of the state\n"
-                  "# dict with %d classes and a hash of their names, types and shapes; size, resize, interpolation, mean,\n"
-                  "# deviation, top-1, weights file. By scripts/make_model_goldens.py.\n" % TABLE_CLASSES)
+                  "# dict with %d classes and a hash of their names, types and shapes; the same hash of timm's state dict, 0 where\n"
+                  "# timm has no such network; size, resize, interpolation, mean, deviation, top-1, weights file.\n"
+                  "# MODEL.TAG: other weights of the model. By scripts/make_model_goldens.py.\n" % TABLE_CLASSES)
         for name in reference.NAMES:
-            lines = reference.state_lines(name, TABLE_CLASSES)
-            p = reference.published(name)
-            row = [name, *reference.counts(name), len(lines), fnv1a("\n".join(lines)), p["size"], p["resize"],
-                   p["interpolation"], *p["mean"], *p["std"], p["top1"], p["file"]]
-            out.write(" ".join(str(x) for x in row) + "\n")
+            lines = reference.state_lines(reference.meta(name, TABLE_CLASSES))
+            twin = fnv1a("\n".join(reference.state_lines(reference.timm_meta(name, TABLE_CLASSES)))) if reference.timm_twin(name) else 0
+            for tag in [None, *reference.tags(name)]:
+                p = reference.published(name, tag)
+                row = [name + ("." + tag if tag else ""), *reference.counts(name), len(lines), fnv1a("\n".join(lines)), twin,
+                       p["size"], p["resize"], p["interpolation"], *p["mean"], *p["std"], p["top1"], p["file"]]
+                out.write(" ".join(str(x) for x in row) + "\n")
 
 
 def main():

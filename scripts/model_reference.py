@@ -32,6 +32,36 @@ TIMM_TOP1 = {
 }
 
 
+# The network that timm has under other names of layers, and the epsilon of norms where timm's is another (it has 1e-5).
+TWINS = {
+    "mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_large": "mobilenetv3_large_100", "mobilenet_v3_small": "mobilenetv3_small_100",
+    "mnasnet0_5": "mnasnet_050", "mnasnet0_75": "mnasnet_075", "mnasnet1_0": "mnasnet_100",
+    "efficientnet_v2_s": "efficientnetv2_s", "efficientnet_v2_m": "efficientnetv2_m", "efficientnet_v2_l": "efficientnetv2_l",
+    "regnet_x_400mf": "regnetx_004_tv", "regnet_x_800mf": "regnetx_008", "regnet_x_1_6gf": "regnetx_016",
+    "regnet_x_3_2gf": "regnetx_032", "regnet_x_8gf": "regnetx_080", "regnet_x_16gf": "regnetx_160", "regnet_x_32gf": "regnetx_320",
+    "regnet_y_400mf": "regnety_004", "regnet_y_800mf": "regnety_008_tv", "regnet_y_1_6gf": "regnety_016",
+    "regnet_y_3_2gf": "regnety_032", "regnet_y_8gf": "regnety_080_tv", "regnet_y_16gf": "regnety_160", "regnet_y_32gf": "regnety_320",
+}
+SAME = ("resne", "wide_resnet", "densenet", "vgg", "inception_v3", "efficientnet_b", "convnext")  # called as here
+EPS = {"mobilenet_v3": 1e-3, "efficientnet_v2": 1e-3, "efficientnet_b5": 1e-3, "efficientnet_b6": 1e-3, "efficientnet_b7": 1e-3}
+
+
+def timm_twin(name):
+    """timm's name and options for the network; None where it has none."""
+    if name in TIMM:
+        return timm_name(name), {}
+    twin = TWINS.get(name, name if name.startswith(SAME) else None)
+    eps = next((e for start, e in EPS.items() if name.startswith(start)), None)
+    return twin and (twin, {"bn_eps": eps} if eps else {})
+
+
+def timm_meta(name, classes):
+    """timm's network without values."""
+    twin, options = timm_twin(name)
+    with torch.device("meta"):
+        return timm.create_model(twin, num_classes=classes, **options)
+
+
 def timm_name(name):
     return "tf_" + name if name in LITE else name
 
@@ -81,20 +111,32 @@ def counts(name):
     return [sum(p.numel() for p in net.parameters()), sum(w.numel() for w in convs), sum(gates), sum(spatial)]
 
 
-def state_lines(name, classes):
-    """"KEY TYPE SHAPE" for every tensor of the state dict, sorted."""
+def state_lines(net):
+    """"KEY TYPE SHAPE" for every tensor of a network's state dict, sorted."""
     kinds = {torch.float32: "F32", torch.int64: "I64"}
-    return sorted("%s %s %s" % (key, kinds[t.dtype], list(t.shape)) for key, t in meta(name, classes).state_dict().items())
+    return sorted("%s %s %s" % (key, kinds[t.dtype], list(t.shape)) for key, t in net.state_dict().items())
 
 
-def published(name):
-    """The evaluation transform of the default weights, their file and their accuracy."""
+# torchvision's other weights, by timm's tags for them.
+TAGS = {"tv2_in1k": "IMAGENET1K_V2", "swag_ft_in1k": "IMAGENET1K_SWAG_E2E_V1", "swag_lc_in1k": "IMAGENET1K_SWAG_LINEAR_V1"}
+
+
+def tags(name):
+    """The tags of the weights that are published beside the default ones."""
+    if name in TIMM:
+        return []
+    have = torchvision.models.get_model_weights(name).__members__
+    return [tag for tag, member in TAGS.items() if member in have]
+
+
+def published(name, tag=None):
+    """The evaluation transform of the default weights or those of a tag, their file and their accuracy."""
     if name in TIMM:
         cfg = timm.models.get_pretrained_cfg(timm_name(name))
         size = cfg.input_size[1]
         return {"size": size, "resize": int(size / cfg.crop_pct), "interpolation": cfg.interpolation, "mean": cfg.mean,
                 "std": cfg.std, "file": cfg.url.rsplit("/", 1)[-1] or "-", "top1": TIMM_TOP1.get(name, 0)}
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    weights = torchvision.models.get_model_weights(name)[TAGS[tag] if tag else "IMAGENET1K_V1"]
     t = weights.transforms()
     mean, std = t.mean, t.std
     if name in ("googlenet", "inception_v3"):

@@ -4,7 +4,6 @@
 #include "cli/common.h"
 #include "io/safetensors.h"
 #include "io/weights_file.h"
-#include "models/registry.h"
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -21,26 +20,6 @@ static hl_status check_output(const char *path)
                                             : "the ending names no format that can be written");
 }
 
-/* Layers are named as in one of the two; those of ResNets, ResNeXts and DenseNets have the same names in
- * both. */
-static hl_status check_keys(const cli_values *values, const hl_model *model)
-{
-    const char *keys = cli_text(values, "keys"), *name = hl_model_name(model);
-    const hl_model_info *info;
-    HL_TRY(hl_model_find(name, &info));
-    bool same = strncmp(name, "resne", 5) == 0 || strncmp(name, "wide_resnet", 11) == 0 ||
-                strncmp(name, "densenet", 8) == 0;
-    const char *own = info->timm ? "timm" : "torchvision";
-    if (keys == NULL || same)
-        return HL_OK;
-    if (strcmp(keys, own) == 0)
-        return HL_OK;
-    char subject[64];
-    snprintf(subject, sizeof subject, "--keys %s", keys);
-    return hl_fail(HL_E_ARG, subject, "leave it out", "%s is written with the names of %s in this version",
-                   name, own);
-}
-
 hl_status cli_export(cli_values *values)
 {
     hl_model *model;
@@ -49,9 +28,7 @@ hl_status cli_export(cli_values *values)
     HL_TRY(check_output(cli_text(values, "out")));
     HL_TRY(hl_model_open_run(cli_text(values, "run"), cli_text(values, "weights"), true, cli_log(values),
                              &model));
-    hl_status status = check_keys(values, model);
-    if (status == HL_OK)
-        status = hl_model_export(model, cli_text(values, "out"));
+    hl_status status = hl_model_export_as(model, cli_text(values, "out"), cli_text(values, "keys"));
     if (status == HL_OK && cli_flag(values, "json"))
         status = cli_print_json(json_pack("{s:s, s:o}", "model", hl_model_name(model), "out",
                                           cli_json_text(cli_text(values, "out"))));

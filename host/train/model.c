@@ -31,11 +31,17 @@ static hl_status copy_path(const char *path, char **copy)
 static hl_status set_preprocess(hl_model *m, const hl_model_options *o)
 {
     const hl_model_info *info = m->info;
+    const hl_published *other = hl_model_published(info, o->name, o->weights);
+    int64_t size = other != NULL ? other->image_size : info->image_size,
+            resize = other != NULL ? other->resize : info->resize;
+    bool bicubic = other != NULL ? other->bicubic : info->bicubic;
     hl_preprocess *p = &m->preprocess;
-    p->size = o->image_size > 0 ? o->image_size : info->image_size;
-    p->resize =
-        o->resize > 0 ? o->resize : (p->size * info->resize + info->image_size / 2) / info->image_size;
-    p->bicubic = o->interpolation == 0 ? info->bicubic : o->interpolation == 2;
+    if (other != NULL && o->resize == 0) /* a run that is opened again says what it was made with */
+        hl_log_info(&m->log, "%s.%s: resized to %lld for images of %lld pixels, %s", info->name, other->tag,
+                    (long long)resize, (long long)size, bicubic ? "bicubic" : "bilinear");
+    p->size = o->image_size > 0 ? o->image_size : size;
+    p->resize = o->resize > 0 ? o->resize : (p->size * resize + size / 2) / size;
+    p->bicubic = o->interpolation == 0 ? bicubic : o->interpolation == 2;
     memcpy(p->mean, o->mean != NULL ? o->mean : info->mean, sizeof p->mean);
     memcpy(p->std, o->std != NULL ? o->std : info->std, sizeof p->std);
     if (p->size > 4096 || p->resize > 16384)
@@ -378,14 +384,22 @@ void hl_model_compile_options(const hl_model *m, hl_exec projection, hl_number_t
     memcpy(options->std, m->preprocess.std, sizeof m->preprocess.std);
 }
 
-hl_status hl_model_export(hl_model *m, const char *path)
+hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
 {
     hl_tensor_map *map;
+    hl_key_style style = HL_KEYS_NATIVE;
+    if (library != NULL)
+        HL_TRY(hl_weights_library_style(m->info, library, &style));
     HL_TRY(hl_graph_download(m->graph));
-    HL_TRY(hl_weights_export(m->graph, &map));
+    HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)
         status = hl_safetensors_write(path, map);
     hl_tensor_map_destroy(map);
     return status;
+}
+
+hl_status hl_model_export(hl_model *m, const char *path)
+{
+    return hl_model_export_as(m, path, NULL);
 }

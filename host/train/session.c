@@ -1,5 +1,6 @@
 #include "train/session.h"
 
+#include <stdio.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -166,6 +167,21 @@ hl_transform hl_session_transform(const hl_model *model, hl_augment augment)
                           .augment = augment};
 }
 
+/* Of this program alone: what getrusage says may be the peak of the program that started it, before it became
+ * this one. 0 where there is no such file. */
+static int64_t peak_resident(void)
+{
+    FILE *status = fopen("/proc/self/status", "re");
+    char line[256];
+    long long kib = 0;
+    while (status != NULL && kib == 0 && fgets(line, sizeof line, status) != NULL)
+        if (sscanf(line, "VmHWM: %lld kB", &kib) != 1)
+            kib = 0;
+    if (status != NULL)
+        fclose(status);
+    return kib * 1024;
+}
+
 int64_t hl_peak_memory(const hl_backend *backend)
 {
     struct rusage usage;
@@ -174,6 +190,9 @@ int64_t hl_peak_memory(const hl_backend *backend)
         backend->ops->memory((hl_backend *)backend, &available, &peak);
         return (int64_t)peak;
     }
+    int64_t resident = peak_resident();
+    if (resident > 0)
+        return resident;
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : 0;
 }
 

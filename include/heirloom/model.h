@@ -23,7 +23,9 @@ typedef struct hl_preprocess {
 } hl_preprocess;
 
 typedef struct hl_model_options {
-    const char *name;    /* of the zoo */
+    /* Of the zoo; NAME.TAG (resnet50.tv2_in1k) for the preprocessing of other published weights, which a file
+     * called as it was published has by itself. */
+    const char *name;
     const char *weights; /* file, or NULL: fresh weights */
     const char
         *init_from;  /* run folder whose merged result is the start, instead of name and weights; or NULL */
@@ -103,6 +105,9 @@ HL_API hl_status hl_model_load_adapter(hl_model *model, const char *path);
 /* Writes the whole network as an ordinary state dict (safetensors), the method merged in: what torchvision or
  * timm load with strict=True. */
 HL_API hl_status hl_model_export(hl_model *model, const char *path);
+/* The same with the names and shapes of "torchvision" or "timm", whichever the model's own are; NULL: its
+ * own. HL_E_ARG where that library has no equal network. */
+HL_API hl_status hl_model_export_as(hl_model *model, const char *path, const char *library);
 
 /* Opens the best result of a run folder: its model with its base weights, its method and its adapter. With
  * `merge` the method is multiplied into the weights and gone, as for evaluation. weights: where the base

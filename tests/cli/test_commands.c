@@ -133,10 +133,54 @@ Test(commands, inspect_prints_the_published_counts)
     }
 }
 
+static const char *string(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    cr_assert_not_null(text, "%s", key);
+    return text;
+}
+
+/* All that a row has; what is published beside it; and that nothing is, for a model without weights. */
+static void check_models(const json_t *models)
+{
+    size_t i;
+    json_t *m;
+    int seen = 0;
+    json_array_foreach(models, i, m)
+    {
+        cr_assert(json_is_array(json_object_get(m, "mean")) && json_is_array(json_object_get(m, "std")));
+        cr_assert(strlen(string(m, "paper")) > 0 && strlen(string(m, "licence")) > 0);
+        if (strcmp(string(m, "name"), "resnet50") == 0) {
+            json_t *other = json_array_get(json_object_get(m, "others"), 0);
+            cr_assert_eq(integer(m, "params"), 25557032);
+            cr_assert_eq(integer(m, "gates"), 13385920);
+            cr_assert_eq(integer(m, "macs"), 4089184256);
+            cr_assert_eq(integer(m, "image_size"), 224);
+            cr_assert_eq(integer(m, "crop"), 224);
+            cr_assert_eq(integer(m, "resize"), 256);
+            cr_assert_eq(real(m, "top1"), 76.13);
+            cr_assert_str_eq(string(m, "interpolation"), "bilinear");
+            cr_assert_str_eq(string(m, "head"), "fc");
+            cr_assert_str_eq(string(m, "weights_file"), "resnet50-0676ba61.pth");
+            cr_assert_str_eq(string(other, "name"), "resnet50.tv2_in1k");
+            cr_assert_eq(integer(other, "resize"), 232);
+            seen++;
+        } else if (strcmp(string(m, "name"), "seresnet101") == 0) {
+            cr_assert(json_is_null(json_object_get(m, "weights_file")) &&
+                      json_is_null(json_object_get(m, "top1")));
+            seen++;
+        }
+    }
+    cr_assert_eq(seen, 2);
+}
+
 Test(commands, lists_and_bench_are_json_objects)
 {
     json_t *o = json_of("models --json");
-    cr_assert_gt(json_array_size(json_object_get(o, "models")), 5);
+    check_models(json_object_get(o, "models"));
+    json_decref(o);
+    o = json_of("inspect --model resnet50.tv2_in1k --json --quiet");
+    cr_assert_str_eq(json_string_value(json_object_get(o, "model")), "resnet50");
     json_decref(o);
     o = json_of("methods --json");
     cr_assert_gt(json_array_size(json_object_get(o, "methods")), 3);
@@ -262,6 +306,19 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     cr_assert_eq(hl_safetensors_read(merged, &map), HL_OK);
     hl_tensor_map_destroy(map);
     free(merged);
+
+    /* What has the names of timm, and other names there, is read back as well. */
+    free(
+        succeeds("train --model mobilenet_v2 --image-size 32 --method linear --precision fp32 --augment none "
+                 "--max-steps 1 --batch-size 4 --data @/data --out @/mobile --quiet"));
+    free(succeeds("export --run @/mobile --out @/timm.safetensors --keys timm --quiet"));
+    path = scratch_path(folder, "timm.safetensors");
+    cr_assert_eq(hl_safetensors_read(path, &map), HL_OK);
+    cr_assert_not_null(hl_tensor_map_find(map, "blocks.6.0.bn3.num_batches_tracked"));
+    hl_tensor_map_destroy(map);
+    free(path);
+    free(succeeds("inspect --model mobilenet_v2 --num-classes 2 --weights @/timm.safetensors --quiet"));
+    program_fails(folder, "export --run @/mobile --out @/x.safetensors --keys keras", 2, "torchvision|timm");
 
     free(succeeds("train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --out "
                   "@/full --quiet"));

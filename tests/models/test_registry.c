@@ -80,21 +80,66 @@ Test(registry, gates_are_as_many_as_published)
     }
 }
 
+static void expect_published(const hl_model_info *info, const hl_published *p)
+{
+    char name[64];
+    zoo_row row;
+    snprintf(name, sizeof name, "%s%s%s", info->name, p->tag != NULL ? "." : "",
+             p->tag != NULL ? p->tag : "");
+    zoo_find(name, &row);
+    cr_expect_eq(p->image_size, row.size, "%s", name);
+    cr_expect_eq(p->resize, row.resize, "%s: %lld", name, (long long)p->resize);
+    cr_expect_str_eq(p->bicubic ? "bicubic" : "bilinear", row.interpolation, "%s", name);
+    cr_expect_arr_eq(info->mean, row.mean, sizeof info->mean, "%s", name);
+    cr_expect_arr_eq(info->std, row.std, sizeof info->std, "%s", name);
+    cr_expect_eq(p->top1, row.top1, "%s", name);
+    cr_expect_str_eq(p->weights_file != NULL ? p->weights_file : "-", row.weights_file, "%s", name);
+}
+
 Test(registry, preprocessing_is_that_of_the_published_weights)
 {
+    int others = 0;
     for (int i = 0; i < hl_model_count(); i++) {
         const hl_model_info *info = hl_model_at(i);
-        zoo_row row;
-        zoo_find(info->name, &row);
-        cr_expect_eq(info->image_size, row.size, "%s", info->name);
-        cr_expect_eq(info->resize, row.resize, "%s: %lld", info->name, (long long)info->resize);
-        cr_expect_str_eq(info->bicubic ? "bicubic" : "bilinear", row.interpolation, "%s", info->name);
-        cr_expect_arr_eq(info->mean, row.mean, sizeof info->mean, "%s", info->name);
-        cr_expect_arr_eq(info->std, row.std, sizeof info->std, "%s", info->name);
-        cr_expect_eq(info->top1, row.top1, "%s", info->name);
-        cr_expect_str_eq(info->weights_file != NULL ? info->weights_file : "-", row.weights_file, "%s",
-                         info->name);
+        const hl_published own = {
+            NULL, info->weights_file, info->image_size, info->resize, info->bicubic, info->top1, NULL};
+        expect_published(info, &own);
+        for (const hl_published *p = info->others; p != NULL && p->tag != NULL; p++, others++)
+            expect_published(info, p);
     }
+    cr_expect_eq(others, zoo_tagged_rows());
+}
+
+Test(registry, other_weights_are_told_by_tag_or_by_the_name_of_their_file)
+{
+    static const struct {
+        const char *name, *file, *tag;
+    } rows[] = {{"resnet50", NULL, NULL},
+                {"resnet50", "resnet50-0676ba61.pth", NULL},
+                {"resnet50", "resnet50-11ad3fa6.pth", "tv2_in1k"},
+                {"resnet50", "weights/v2/resnet50-11ad3fa6.pth", "tv2_in1k"},
+                {"resnet50", "resnet50-11ad3fa6.pth/mine.pth", NULL},
+                {"resnet50", "my-resnet50-11ad3fa6.pth", NULL},
+                {"resnet50", "resnet101-cd907fc2.pth", NULL},
+                {"resnet50.tv2_in1k", "mine.pth", "tv2_in1k"},
+                {"resnet50.tv2_in1k", "resnet50-0676ba61.pth", "tv2_in1k"},
+                {"regnet_y_16gf", "regnet_y_16gf_lc_swag-f3ec0043.pth", "swag_lc_in1k"},
+                {"regnet_y_16gf.swag_ft_in1k", "regnet_y_16gf_lc_swag-f3ec0043.pth", "swag_ft_in1k"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const hl_model_info *info;
+        cr_assert_eq(hl_model_find(rows[i].name, &info), HL_OK, "%s", hl_last_error());
+        const hl_published *p = hl_model_published(info, rows[i].name, rows[i].file);
+        cr_expect_eq(p == NULL, rows[i].tag == NULL, "%s %s", rows[i].name, rows[i].file);
+        if (p != NULL && rows[i].tag != NULL)
+            cr_expect_str_eq(p->tag, rows[i].tag);
+    }
+    const hl_model_info *info;
+    cr_expect_eq(hl_model_find("resnet50.a1_in1k", &info), HL_E_ARG);
+    cr_expect_null(info);
+    cr_expect(strstr(hl_last_error(), "use resnet50, or resnet50.tv2_in1k") != NULL, "%s", hl_last_error());
+    cr_expect_eq(hl_model_find("resnet18.tv2_in1k", &info), HL_E_ARG);
+    cr_expect_eq(hl_model_find("resnet50.", &info), HL_E_ARG);
+    cr_expect_eq(hl_model_find(".tv2_in1k", &info), HL_E_ARG);
 }
 
 Test(registry, every_row_is_complete_and_found_by_each_of_its_names)

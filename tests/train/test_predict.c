@@ -116,3 +116,26 @@ Test(bench, counts_what_it_times)
     cr_assert(result.ms_median > 0.0 && result.ms_p95 >= result.ms_median);
     hl_model_destroy(small);
 }
+
+/* Preprocessing follows the weights that are meant; options win. */
+Test(model, other_published_weights_bring_their_preprocessing)
+{
+    static const struct {
+        hl_model_options options;
+        int64_t size, resize;
+        bool bicubic;
+    } rows[] = {{{.name = "efficientnet_b1"}, 240, 256, true},
+                {{.name = "efficientnet_b1.tv2_in1k"}, 240, 255, false},
+                {{.name = "efficientnet_b1.tv2_in1k", .image_size = 120}, 120, 128, false},
+                {{.name = "efficientnet_b1.tv2_in1k", .resize = 300, .interpolation = 2}, 240, 300, true}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        hl_model *m;
+        cr_assert_eq(hl_model_create(&rows[i].options, &m), HL_OK, "%s", hl_last_error());
+        const hl_preprocess *p = hl_model_preprocess(m);
+        cr_expect_eq(p->size, rows[i].size);
+        cr_expect_eq(p->resize, rows[i].resize, "%lld", (long long)p->resize);
+        cr_expect_eq(p->bicubic, rows[i].bicubic);
+        cr_expect_str_eq(hl_model_name(m), "efficientnet_b1");
+        hl_model_destroy(m);
+    }
+}
