@@ -12,12 +12,12 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-static hl_status check_output(const char *path)
+static hl_status check_output(const char *path, bool onnx)
 {
-    if (ends_with(path, ".safetensors"))
+    if (ends_with(path, ".safetensors") || (onnx && ends_with(path, ".onnx")))
         return HL_OK;
-    return hl_fail(HL_E_ARG, path, "name a .safetensors file",
-                   ends_with(path, ".onnx") ? "writing ONNX is not available in this version"
+    return hl_fail(HL_E_ARG, path, onnx ? "name a .safetensors or .onnx file" : "name a .safetensors file",
+                   ends_with(path, ".onnx") ? "weights alone make no ONNX graph (export writes those)"
                                             : "the ending names no format that can be written");
 }
 
@@ -27,11 +27,15 @@ static hl_status check_keys(const cli_values *values, const hl_model *model)
 {
     const char *keys = cli_text(values, "keys"), *name = hl_model_name(model);
     const hl_model_info *info;
+    if (keys == NULL)
+        return HL_OK;
+    if (ends_with(name, ".onnx") || ends_with(cli_text(values, "out"), ".onnx"))
+        return hl_fail(HL_E_ARG, "--keys", "leave it out", "it is for models of the zoo as .safetensors");
     HL_TRY(hl_model_find(name, &info));
     bool same = strncmp(name, "resne", 5) == 0 || strncmp(name, "wide_resnet", 11) == 0 ||
                 strncmp(name, "densenet", 8) == 0;
     const char *own = info->timm ? "timm" : "torchvision";
-    if (keys == NULL || same)
+    if (same)
         return HL_OK;
     if (strcmp(keys, own) == 0)
         return HL_OK;
@@ -46,7 +50,7 @@ hl_status cli_export(cli_values *values)
     hl_model *model;
     HL_TRY(cli_require(values, "run"));
     HL_TRY(cli_require(values, "out"));
-    HL_TRY(check_output(cli_text(values, "out")));
+    HL_TRY(check_output(cli_text(values, "out"), true));
     HL_TRY(hl_model_open_run(cli_text(values, "run"), cli_text(values, "weights"), true, cli_log(values),
                              &model));
     hl_status status = check_keys(values, model);
@@ -65,7 +69,7 @@ hl_status cli_convert(cli_values *values)
 {
     const char *in = values->arguments[0], *out = values->arguments[1];
     hl_tensor_map *map;
-    HL_TRY(check_output(out));
+    HL_TRY(check_output(out, false));
     HL_TRY(hl_weights_open(in, &map, NULL));
     json_int_t tensors = (json_int_t)hl_tensor_map_count(map);
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");

@@ -194,6 +194,28 @@ static hl_value misfit(hl_graph *g, const hl_node *node, int64_t kernel)
                             (long long)s.h, (long long)s.w));
 }
 
+enum { MAX_WINDOW = 4096 };
+
+static bool in_range(const hl_window *w)
+{
+    const int64_t least_one[] = {w->kh, w->kw, w->sh, w->sw, w->dh, w->dw},
+                  least_zero[] = {w->top, w->bottom, w->left, w->right};
+    for (int i = 0; i < 6; i++)
+        if (least_one[i] < 1 || least_one[i] > MAX_WINDOW)
+            return false;
+    for (int i = 0; i < 4; i++)
+        if (least_zero[i] < 0 || least_zero[i] > MAX_WINDOW)
+            return false;
+    return true;
+}
+
+/* Of a window given whole. */
+static int64_t covered(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t paddings)
+{
+    int64_t room = in + paddings - ((kernel - 1) * dilation + 1);
+    return room < 0 ? 0 : room / stride + 1;
+}
+
 static int64_t or_one(int64_t value)
 {
     return value == 0 ? 1 : value;
@@ -217,12 +239,22 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
     if (kh < 1 || kw < 1 || stride < 1 || dilation < 1 || padding_h < 0 || padding_w < 0 || kh > 4096 ||
         kw > 4096 || stride > 4096 || dilation > 4096 || padding_h > 4096 || padding_w > 4096)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
-    node->window =
-        (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false,
-                              &node->window.top, &node->window.bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false,
-                              &node->window.left, &node->window.right);
+    hl_window *win = &node->window;
+    *win = (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
+    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false, &win->top,
+                              &win->bottom);
+    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false, &win->left,
+                              &win->right);
+    if (spec.window != NULL) {
+        *win = *spec.window;
+        if (!in_range(win))
+            return stick(
+                g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
+        kh = win->kh;
+        kw = win->kw;
+        h = covered(in.h, kh, win->sh, win->dh, win->top + win->bottom);
+        w = covered(in.w, kw, win->sw, win->dw, win->left + win->right);
+    }
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);
     node->groups = groups;
@@ -319,8 +351,10 @@ hl_value hl_graph_pool(hl_graph *g, const char *name, hl_value x, hl_pool_spec s
     hl_node *node = add_node(g, HL_OP_POOL, name, &x, 1);
     if (node == NULL)
         return HL_NO_VALUE;
-    int64_t k = spec.kernel, stride = or_one(spec.stride);
-    if (k < 1 || k > 4096 || stride < 1 || stride > 4096 || spec.padding < 0 || spec.padding * 2 > k)
+    const bool whole = spec.window != NULL;
+    int64_t k = whole ? spec.window->kh : spec.kernel, stride = or_one(spec.stride);
+    if (whole ? !in_range(spec.window)
+              : k < 1 || k > 4096 || stride < 1 || stride > 4096 || spec.padding < 0 || spec.padding * 2 > k)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride or padding is out of range"));
     hl_window *win = &node->window;
     *win = (hl_window){.kh = k, .kw = k, .sh = stride, .sw = stride, .dh = 1, .dw = 1};
@@ -329,6 +363,11 @@ hl_value hl_graph_pool(hl_graph *g, const char *name, hl_value x, hl_pool_spec s
                               &win->bottom);
     int64_t w = window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->left,
                               &win->right);
+    if (whole) {
+        *win = *spec.window;
+        h = covered(in.h, win->kh, win->sh, 1, win->top + win->bottom);
+        w = covered(in.w, win->kw, win->sw, 1, win->left + win->right);
+    }
     if (h < 1 || w < 1)
         return misfit(g, node, k);
     node->shape.h = h;

@@ -8,10 +8,14 @@
 #include "graph/program.h"
 #include "io/sha256.h"
 #include "method/method.h"
+#include "models/onnx.h"
 #include "models/registry.h"
 
 struct hl_model {
     const hl_model_info *info;
+    hl_onnx_net *onnx; /* whose the info is, where the network is one from a file; or NULL */
+    char *file;        /* that file, as a path that stays valid */
+    bool bgr;          /* the file's first input channel is blue; the graph's is red in any case */
     hl_graph *graph;
     hl_preprocess preprocess;
     int64_t classes;
@@ -66,6 +70,7 @@ typedef struct hl_adapter_info {
     const char *model, *method, *weights, *init_from, *base_hash, *class_names;
     hl_norm_mode norm;
     int64_t classes;
+    bool bgr;
     uint64_t seed;
     hl_preprocess preprocess;
 } hl_adapter_info;
