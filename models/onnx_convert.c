@@ -163,6 +163,12 @@ hl_status hl_convert_source(hl_convert *x, hl_value node, int like, int *source)
     x->sources = grown;
     HL_TRY(status);
     const hl_node *made = hl_graph_node(x->graph, node);
+    hl_shape s = made->shape;
+    /* Paddings and concatenations add up; products of extents are to stay far from overflow. */
+    if (s.h > 1 << 15 || s.w > 1 << 15 || s.c > 1 << 24 || s.h * s.w * s.c > (int64_t)1 << 36)
+        return hl_fail(HL_E_UNSUPPORTED, x->onnx->path, "use smaller images",
+                       "layer '%s' makes a map of %lldx%lldx%lld", made->name, (long long)s.h, (long long)s.w,
+                       (long long)s.c);
     bool elementwise = like >= 0 && (made->op == HL_OP_ACT || (made->op == HL_OP_CONV && made->groups > 1));
     x->sources[x->source_count] =
         (hl_onnx_source){.node = node,

@@ -374,7 +374,7 @@ static hl_status fold_reshape(hl_convert *x, const hl_onnx_node *n)
     for (int d = 0; d < total; d++) {
         bool listed = squeeze && count < 0 && in->shape[d] == 1;
         for (int i = 0; i < count; i++)
-            listed = listed || list[i] == d || list[i] + total == d;
+            listed = listed || list[i] == d || list[i] == d - total;
         if (squeeze && !listed)
             shape[ndim++] = in->shape[d];
         else if (!squeeze)

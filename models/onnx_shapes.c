@@ -130,7 +130,7 @@ static hl_status convert_squeeze(hl_convert *x, const hl_onnx_node *n)
     for (int d = 0; d < total; d++) {
         bool listed = squeeze && count < 0 && view->dims[d] == 1;
         for (int i = 0; i < count; i++)
-            listed = listed || axes[i] == d || axes[i] + total == d;
+            listed = listed || axes[i] == d || axes[i] == d - total;
         if (squeeze && listed && view->dims[d] != 1)
             return hl_convert_fail(x, n, NULL, "dimension %d is %lld, not 1", d, (long long)view->dims[d]);
         if (squeeze && !listed)
@@ -197,6 +197,8 @@ static hl_status convert_concat(hl_convert *x, const hl_onnx_node *n)
         HL_TRY(hl_convert_node(x, v->source, &made.parts[made.part_count++]));
         total += s.c;
     }
+    if (total > 1 << 24)
+        return hl_convert_fail(x, n, NULL, "it joins %lld channels", (long long)total);
     made.shape.c = total;
     made.name = hl_convert_name(x, n, NULL);
     hl_view view = first->view;
@@ -266,7 +268,8 @@ static hl_status convert_slice(hl_convert *x, const hl_onnx_node *n)
     HL_TRY(check_channels(x, n, v, &axes[0]));
     int64_t c = x->sources[v->source].shape.c, from = starts[0] < 0 ? starts[0] + c : starts[0],
             to = ends[0] < 0 ? ends[0] + c : ends[0];
-    to = to > c ? c : to;
+    from = from < 0 ? 0 : from > c ? c : from;
+    to = to < from ? from : to > c ? c : to;
     if (from == 0 && to == c)
         return seen_as(x, n, v->view);
     if (2 * (to - from) != c || (from != 0 && to != c))

@@ -101,9 +101,9 @@ def check_open_nsfw(program, file, folder, paths):
     model = ["--model", file, "--mean", "%.9g,%.9g,%.9g" % tuple(m / 255 for m in (123, 117, 104)), "--std",
              ",".join(["%.9g" % (1 / 255)] * 3), "--channel-order", "bgr"]
     have = predict(program, logits, paths, *model)
-    have = np.exp(have - have.max(1, keepdims=True))
-    want = run_onnx(file, pixels(paths, 224, 256)[..., ::-1] - np.float32([104, 117, 123]))
-    loaded = float(np.abs(have / have.sum(1, keepdims=True) - want).max())
+    have = have - np.log(np.exp(have - have.max(1, keepdims=True)).sum(1, keepdims=True)) - have.max(1, keepdims=True)
+    want = np.log(run_onnx(file, pixels(paths, 224, 256)[..., ::-1] - np.float32([104, 117, 123])))
+    loaded = difference(have, want)
     trained(program, folder, run, *model)
     wanted = predict(program, logits, paths, "--run", run)
     heirloom(program, "export", "--run", run, "--out", written)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/philox.h"
 #include "graph/params.h"
 #include "graph/program.h"
 #include "io/onnx_write.h"
@@ -199,13 +200,15 @@ typedef struct zoo_case {
 
 ParameterizedTestParameters(onnx, networks_of_the_zoo_survive_writing_and_reading)
 {
-    static zoo_case cases[] = {
-        {"mobilenet_v2", 32},       {"resnet18", 32},           {"efficientnet_b0", 32},
-        {"densenet121", 32},        {"mobilenet_v3_small", 32}, {"mnasnet0_5", 32},
-        {"regnet_y_400mf", 32},     {"shufflenet_v2_x0_5", 32}, {"squeezenet1_1", 48},
-        {"googlenet", 32},          {"inception_v3", 75},       {"efficientnet_lite0", 32},
-        {"tf_efficientnet_b0", 32}, {"resnext50_32x4d", 32}};
+    /* What these have between them is all that the zoo has, in networks of few weights. */
+    static zoo_case cases[] = {{"mobilenet_v3_small", 32}, {"shufflenet_v2_x0_5", 32},
+                               {"squeezenet1_1", 48},      {"googlenet", 32},
+                               {"regnet_y_400mf", 32},     {"efficientnet_b0", 32}};
+#ifdef __SANITIZE_ADDRESS__
+    return cr_make_param_array(zoo_case, cases, 3);
+#else
     return cr_make_param_array(zoo_case, cases, sizeof cases / sizeof *cases);
+#endif
 }
 
 ParameterizedTest(zoo_case *c, onnx, networks_of_the_zoo_survive_writing_and_reading)
@@ -264,6 +267,42 @@ static void refused(const char *op, const char *attr, int64_t value, const char 
                   strstr(hl_last_error(), says) != NULL && strchr(hl_last_error(), '\n') == NULL,
               "%s", hl_last_error());
     hl_onnx_net_destroy(net);
+    free(path);
+    scratch_remove(folder);
+}
+
+/* Any byte of a file may be another one: what is made of it, if anything, is a graph. */
+Test(onnx, damaged_files_are_refused_or_read)
+{
+    static const char *const files[] = {"pytorch", "tensorflow", "modern", "old"};
+    char *folder = scratch_make(), *path = scratch_path(folder, "net.onnx"), from[128];
+    hl_rng rng = hl_rng_make(1, HL_STREAM_INIT, 0, 0);
+    int read = 0, refused_count = 0;
+    for (int i = 0; i < 400; i++) {
+        size_t size;
+        snprintf(from, sizeof from, FOLDER "%s.onnx", files[i % 4]);
+        uint8_t *bytes = scratch_read(from, &size);
+        for (int k = 0; k < 3; k++)
+            bytes[hl_rng_below(&rng, (uint32_t)size)] = (uint8_t)hl_rng_below(&rng, 256);
+        scratch_write(path, bytes, size);
+        hl_onnx_net *net;
+        hl_graph *g;
+        hl_status status = hl_onnx_net_open(path, NULL, &net);
+        if (status == HL_OK) {
+            hl_onnx_build b = {.image_size = hl_onnx_net_info(net)->image_size};
+            b.image_size = b.image_size < 64 ? b.image_size : 64;
+            status = hl_onnx_net_build(net, &b, &g);
+            if (status == HL_OK)
+                hl_graph_destroy(g);
+            hl_onnx_net_destroy(net);
+        }
+        cr_assert(status == HL_OK || (status != HL_E_INTERNAL && hl_last_error()[0] != '\0'), "%s",
+                  hl_last_error());
+        read += status == HL_OK;
+        refused_count += status != HL_OK;
+        free(bytes);
+    }
+    cr_expect(read > 0 && refused_count > 0, "%d read, %d refused", read, refused_count);
     free(path);
     scratch_remove(folder);
 }
