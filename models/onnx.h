@@ -21,6 +21,8 @@ void hl_onnx_net_destroy(hl_onnx_net *net); /* NULL is fine */
  * its metadata (what hl_onnx_export wrote) or else ImageNet's. `build` is NULL. head is known once a graph
  * was built. */
 const hl_model_info *hl_onnx_net_info(const hl_onnx_net *net);
+/* The names of its classes as hl_onnx_export wrote them, a JSON list; or NULL. */
+const char *hl_onnx_net_class_names(const hl_onnx_net *net);
 /* Does the file leave the image size open? Then info's is a mere guess. */
 bool hl_onnx_net_any_size(const hl_onnx_net *net);
 

@@ -42,6 +42,7 @@ typedef struct hl_onnx_value {
     int source;             /* MAP */
     hl_view view;
     hl_onnx_form form;
+    int channel;          /* one channel of the source, counted from 1; 0: all of them */
     double k, b;          /* AFFINE */
     const float *ks, *bs; /* [c], or NULL */
     int64_t pads[4];      /* PADDED: top, left, bottom, right */
@@ -72,7 +73,7 @@ typedef struct hl_convert {
     size_t fold_bytes; /* that folding constants may still take */
 } hl_convert;
 
-/* The value of a name, created by hl_convert's owner for every name in the graph. */
+/* The value of a name; every name in the graph has one. */
 hl_onnx_value *hl_convert_value(hl_convert *x, const char *name);
 hl_onnx_value *hl_convert_in(hl_convert *x, const hl_onnx_node *n, int i);
 /* Does the node have that input? */
@@ -86,7 +87,8 @@ hl_status hl_convert_fail(const hl_convert *x, const hl_onnx_node *n, const char
  * made of the operator. weight may be NULL. */
 const char *hl_convert_name(hl_convert *x, const hl_onnx_node *n, const char *weight);
 
-/* A source that is a node of the graph; -1 and an error after one. HL_NO_VALUE: the graph's error. */
+/* A source that is this node of the graph; HL_NO_VALUE: the graph's error is returned. like: the source it
+ * was computed from, or -1. */
 hl_status hl_convert_source(hl_convert *x, hl_value node, int like, int *source);
 /* The node of a source; emits what is pending. */
 hl_status hl_convert_node(hl_convert *x, int source, hl_value *node);
@@ -119,16 +121,20 @@ hl_status hl_convert_floats(hl_convert *x, const hl_onnx_node *n, const hl_onnx_
  * beforehand. *folded says. */
 hl_status hl_convert_fold(hl_convert *x, const hl_onnx_node *n, bool *folded);
 
+/* The two halves of a source's channels, two nodes. */
+hl_status hl_convert_halves(hl_convert *x, const hl_onnx_node *n, int source, hl_value halves[2]);
+
 /* The converters, by subject. *known: is it one of theirs? */
 hl_status hl_convert_layers(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_pools(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_math(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_shapes(hl_convert *x, const hl_onnx_node *n, bool *known);
+hl_status hl_convert_channels(hl_convert *x, const hl_onnx_node *n, bool *known);
 /* For messages: "Add, ...". */
 const char *hl_convert_operators(void);
 
-/* Window attributes of convolutions and pooling over the extent h x w, with pads (top, left, bottom, right)
- * already there. */
+/* The window that the attributes of a Conv or pooling give it over a map, beside `pads` (top, left, bottom,
+ * right) that a Pad in front of it has. ceil_mode: output extents are rounded up. */
 hl_status hl_convert_window(hl_convert *x, const hl_onnx_node *n, hl_shape in, const int64_t kernel[2],
                             const int64_t *pads, bool ceil_mode, hl_window *window);
 

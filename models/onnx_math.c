@@ -51,6 +51,9 @@ hl_status hl_convert_plain(hl_convert *x, const hl_onnx_node *n, hl_onnx_value *
     const hl_onnx_node *maker = v->maker != NULL ? v->maker : n;
     if (v->kind != HL_ONNX_MAP)
         return hl_convert_fail(x, n, NULL, "its input is constant where an image belongs");
+    if (v->channel > 0)
+        return hl_convert_fail(x, n, "channels can be read one by one where they are joined again",
+                               "its input is a single channel");
     switch (v->form) {
     case HL_FORM_PLAIN:
         return HL_OK;
@@ -117,6 +120,8 @@ static hl_status by_channel(hl_convert *x, const hl_onnx_node *n, const hl_onnx_
         *number = (double)values[0];
         return HL_OK;
     }
+    if (like->channel > 0)
+        return hl_convert_fail(x, n, NULL, "a constant of several numbers for a single channel");
     for (int k = 0; k < t->ndim; k++) {
         int d = k + like->view.ndim - t->ndim;
         if (t->shape[k] == 1)
@@ -165,7 +170,8 @@ static hl_status scaled(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, d
     if (vector == NULL && v.form == HL_FORM_GELU2 && is_near(number, 0.5))
         return activated(x, n, &v, HL_ACT_GELU);
     if (v.form != HL_FORM_AFFINE) {
-        HL_TRY(hl_convert_plain(x, n, &v));
+        if (v.channel == 0)
+            HL_TRY(hl_convert_plain(x, n, &v));
         v.form = HL_FORM_AFFINE;
         v.k = 1.0;
         v.b = 0.0;
@@ -189,7 +195,8 @@ static hl_status shifted(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, 
         return pending(x, n, v);
     }
     if (v.form != HL_FORM_AFFINE) {
-        HL_TRY(hl_convert_plain(x, n, &v));
+        if (v.channel == 0)
+            HL_TRY(hl_convert_plain(x, n, &v));
         v.form = HL_FORM_AFFINE;
         v.k = 1.0;
         v.b = 0.0;
@@ -236,7 +243,7 @@ static hl_status multiply_self(hl_convert *x, const hl_onnx_node *n, const hl_on
                                const hl_onnx_value *f, bool *done)
 {
     *done = false;
-    if (a->source != f->source || !hl_view_same(&a->view, &f->view))
+    if (a->source != f->source || a->channel + f->channel > 0 || !hl_view_same(&a->view, &f->view))
         return HL_OK;
     hl_onnx_value v = *a;
     *done = true;

@@ -135,6 +135,8 @@ static void read_metadata(hl_onnx_net *net)
 {
     const hl_tensor_map *map = net->onnx->tensors;
     float mean[3], std[3];
+    if (strcmp(net->onnx->producer, "heirloom") != 0)
+        return; /* what these keys mean elsewhere is not known */
     long long resize;
     const char *text[4] = {hl_tensor_map_meta(map, "mean"), hl_tensor_map_meta(map, "std"),
                            hl_tensor_map_meta(map, "resize"), hl_tensor_map_meta(map, "interpolation")};
@@ -188,6 +190,12 @@ void hl_onnx_net_destroy(hl_onnx_net *net)
 const hl_model_info *hl_onnx_net_info(const hl_onnx_net *net)
 {
     return &net->info;
+}
+
+const char *hl_onnx_net_class_names(const hl_onnx_net *net)
+{
+    bool own = strcmp(net->onnx->producer, "heirloom") == 0;
+    return own ? hl_tensor_map_meta(net->onnx->tensors, "class_names") : NULL;
 }
 
 bool hl_onnx_net_any_size(const hl_onnx_net *net)
@@ -277,6 +285,8 @@ static hl_status convert_node(hl_convert *x, const hl_onnx_node *n)
         HL_TRY(hl_convert_math(x, n, &known));
     if (!known)
         HL_TRY(hl_convert_shapes(x, n, &known));
+    if (!known)
+        HL_TRY(hl_convert_channels(x, n, &known));
     if (known)
         return HL_OK;
     char todo[640];

@@ -36,11 +36,10 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def pixels(paths, size, resize):
+    """What the program makes of images by default: f32 [N, size, size, 3], 0 to 255."""
     images = []
     for path in paths:
         image = Image.open(path)
-        scale = resize / min(image.size)
-        wide, high = (int(round(n * scale)) if n != min(image.size) else resize for n in image.size)
         wide = resize if image.width <= image.height else int(resize * image.width / image.height)
         high = resize if image.height <= image.width else int(resize * image.height / image.width)
         image = image.resize((wide, high), Image.BILINEAR)
@@ -49,11 +48,11 @@ def pixels(paths, size, resize):
     return np.stack(images)
 
 
-def run_onnx(path, batch, output=0):
-    """One image after another: files may have a batch of one."""
+def run_onnx(path, batch):
+    """The first output; one image after another, since files may have a batch of one."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: batch[i:i + 1]})[output] for i in range(len(batch))])
+    return np.concatenate([session.run(None, {name: batch[i:i + 1]})[0] for i in range(len(batch))])
 
 
 def normalised(paths):

@@ -152,7 +152,12 @@ def tensorflow(folder):
 def modern(folder):
     """Newer opsets: axes as inputs, GELU written out, a constant computed from constants, elements of other types."""
     net = Net("modern", 18, size=10)
-    x = net.add("Conv", "image", net.weight(8, 3, 2, 2, name="patch.weight"), net.weight(8), strides=[2, 2])
+    parts = [net.add("Unsqueeze", net.add("Gather", "image", net.tensor(np.array(i, dtype=np.int64)), axis=1), net.numbers(1))
+             for i in range(3)]
+    parts = [net.add("Add", net.add("Mul", part, net.number(0.9 + i / 10)), net.number(i / 10 - 0.1))
+             for i, part in enumerate(parts)]
+    x = net.add("Concat", *parts, axis=1)
+    x = net.add("Conv", x, net.weight(8, 3, 2, 2, name="patch.weight"), net.weight(8), strides=[2, 2])
     y = net.add("Erf", net.add("Div", x, net.number(2 ** 0.5)))
     x = net.add("Mul", net.add("Mul", x, net.add("Add", y, net.number(1))), net.number(0.5))
     y = net.add("Erf", net.add("Mul", x, net.number(0.5 ** 0.5)))

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/philox.h"
+#include "graph/window.h"
 
 enum { MAX_EXTENT = 1 << 24 }; /* of any dimension: products of three fit in 64 bits with room to spare */
 
@@ -161,59 +162,12 @@ hl_value hl_graph_input(hl_graph *g, int64_t h, int64_t w, int64_t c)
     return g->input = node->id;
 }
 
-/* Sets the paddings of one dimension and returns the output extent, < 1 when the window does not fit. */
-static int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding,
-                             bool same, bool ceil_mode, int64_t *before, int64_t *after)
-{
-    int64_t reach = (kernel - 1) * dilation + 1;
-    if (same) {
-        int64_t out = (in + stride - 1) / stride, total = (out - 1) * stride + reach - in;
-        total = total > 0 ? total : 0;
-        *before = total / 2;
-        *after = total - total / 2;
-        return out;
-    }
-    *before = *after = padding;
-    int64_t room = in + 2 * padding - reach;
-    if (room < 0)
-        return 0;
-    int64_t out = room / stride + 1;
-    if (ceil_mode && room % stride != 0 && out * stride < in + padding) {
-        /* One more window that starts inside the input or its left padding, as PyTorch. */
-        *after += (out * stride + reach) - (in + 2 * padding);
-        out++;
-    }
-    return out;
-}
-
 static hl_value misfit(hl_graph *g, const hl_node *node, int64_t kernel)
 {
     hl_shape s = node->shape;
     return stick(g, hl_fail(HL_E_ARG, node->name, "use a larger --image-size",
                             "a window of %lld does not fit its input of %lld x %lld", (long long)kernel,
                             (long long)s.h, (long long)s.w));
-}
-
-enum { MAX_WINDOW = 4096 };
-
-static bool in_range(const hl_window *w)
-{
-    const int64_t least_one[] = {w->kh, w->kw, w->sh, w->sw, w->dh, w->dw},
-                  least_zero[] = {w->top, w->bottom, w->left, w->right};
-    for (int i = 0; i < 6; i++)
-        if (least_one[i] < 1 || least_one[i] > MAX_WINDOW)
-            return false;
-    for (int i = 0; i < 4; i++)
-        if (least_zero[i] < 0 || least_zero[i] > MAX_WINDOW)
-            return false;
-    return true;
-}
-
-/* Of a window given whole. */
-static int64_t covered(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t paddings)
-{
-    int64_t room = in + paddings - ((kernel - 1) * dilation + 1);
-    return room < 0 ? 0 : room / stride + 1;
 }
 
 static int64_t or_one(int64_t value)
@@ -241,19 +195,19 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
     hl_window *win = &node->window;
     *win = (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false, &win->top,
-                              &win->bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false, &win->left,
-                              &win->right);
+    int64_t h = hl_window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false, &win->top,
+                                 &win->bottom);
+    int64_t w = hl_window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false, &win->left,
+                                 &win->right);
     if (spec.window != NULL) {
         *win = *spec.window;
-        if (!in_range(win))
+        if (!hl_window_is_fit(win))
             return stick(
                 g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
         kh = win->kh;
         kw = win->kw;
-        h = covered(in.h, kh, win->sh, win->dh, win->top + win->bottom);
-        w = covered(in.w, kw, win->sw, win->dw, win->left + win->right);
+        h = hl_window_count(in.h, kh, win->sh, win->dh, win->top + win->bottom);
+        w = hl_window_count(in.w, kw, win->sw, win->dw, win->left + win->right);
     }
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);
@@ -353,20 +307,20 @@ hl_value hl_graph_pool(hl_graph *g, const char *name, hl_value x, hl_pool_spec s
         return HL_NO_VALUE;
     const bool whole = spec.window != NULL;
     int64_t k = whole ? spec.window->kh : spec.kernel, stride = or_one(spec.stride);
-    if (whole ? !in_range(spec.window)
+    if (whole ? !hl_window_is_fit(spec.window)
               : k < 1 || k > 4096 || stride < 1 || stride > 4096 || spec.padding < 0 || spec.padding * 2 > k)
         return stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride or padding is out of range"));
     hl_window *win = &node->window;
     *win = (hl_window){.kh = k, .kw = k, .sh = stride, .sw = stride, .dh = 1, .dw = 1};
     hl_shape in = node->shape;
-    int64_t h = window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->top,
-                              &win->bottom);
-    int64_t w = window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->left,
-                              &win->right);
+    int64_t h = hl_window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode,
+                                 &win->top, &win->bottom);
+    int64_t w = hl_window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode,
+                                 &win->left, &win->right);
     if (whole) {
         *win = *spec.window;
-        h = covered(in.h, win->kh, win->sh, 1, win->top + win->bottom);
-        w = covered(in.w, win->kw, win->sw, 1, win->left + win->right);
+        h = hl_window_count(in.h, win->kh, win->sh, 1, win->top + win->bottom);
+        w = hl_window_count(in.w, win->kw, win->sw, 1, win->left + win->right);
     }
     if (h < 1 || w < 1)
         return misfit(g, node, k);

@@ -73,7 +73,7 @@ bool hl_pb_next(hl_pb_span *span, hl_pb_field *field)
 
 void hl_pb_put_raw(hl_pb_buffer *b, const void *bytes, size_t size)
 {
-    size_t needed;
+    size_t needed = 0;
     if (b->status == HL_OK && __builtin_add_overflow(b->size, size, &needed))
         b->status = hl_fail_nomem("protobuf message", size);
     if (b->status == HL_OK) {

@@ -210,7 +210,7 @@ hl_status hl_model_load_adapter(hl_model *m, const char *path)
     return status;
 }
 
-static hl_status read_class_names(hl_model *m, const char *path, const char *text)
+hl_status hl_model_read_class_names(hl_model *m, const char *path, const char *text)
 {
     if (text == NULL)
         return HL_OK;
@@ -253,7 +253,7 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
     HL_TRY(hl_model_create(&options, model));
     HL_TRY(hl_model_apply_method(*model, info->method, info->norm, info->seed));
     HL_TRY(load(*model, path, map));
-    return read_class_names(*model, path, info->class_names);
+    return hl_model_read_class_names(*model, path, info->class_names);
 }
 
 static hl_status merge(hl_model *m)

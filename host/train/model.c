@@ -94,6 +94,8 @@ static hl_status build_onnx(hl_model *m, const hl_model_options *o, const hl_ten
             "say otherwise)",
             o->name, o->bgr ? "BGR" : "RGB", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2],
             (double)p->std[0], (double)p->std[1], (double)p->std[2]);
+    if (!b.head_fresh && weights == NULL)
+        return hl_model_read_class_names(m, o->name, hl_onnx_net_class_names(m->onnx));
     if (b.head_fresh)
         hl_graph_init_head(m->graph, o->seed, o->zero_head);
     return HL_OK;

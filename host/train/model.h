@@ -65,6 +65,10 @@ hl_status hl_model_hash_base(hl_model *model);
 /* Everything the method trained and where it came from, written whole or not at all. */
 hl_status hl_model_save_adapter(hl_model *model, const char *path);
 
+/* Sets the class names from a JSON list of as many texts as there are classes; NULL: none. path: for errors.
+ */
+hl_status hl_model_read_class_names(hl_model *model, const char *path, const char *text);
+
 /* What an adapter file says about its run; strings belong to the map it came from. */
 typedef struct hl_adapter_info {
     const char *model, *method, *weights, *init_from, *base_hash, *class_names;

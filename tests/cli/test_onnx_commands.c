@@ -19,8 +19,11 @@ static void start(void)
     folder = scratch_make();
 }
 
+static char *printed; /* by the latest predict */
+
 static void stop(void)
 {
+    free(printed);
     scratch_remove(folder);
 }
 
@@ -28,6 +31,8 @@ TestSuite(onnx_commands, .init = start, .fini = stop);
 
 #define NET   "tests/fixtures/onnx/tensorflow.onnx"
 #define IMAGE "@/data/val/class01/000.png"
+/* A network that is not normalised as others are. */
+#define IMAGES "--channel-order bgr --mean 0.4,0.5,0.6 --std 0.004,0.004,0.004"
 
 static void toy(void)
 {
@@ -51,7 +56,8 @@ static float *predict(const char *options, int64_t classes)
     char line[512];
     hl_tensor_map *map;
     snprintf(line, sizeof line, "predict %s --logits @/l.safetensors --quiet " IMAGE, options);
-    free(succeeds(line));
+    free(printed);
+    printed = succeeds(line);
     char *path = scratch_path(folder, "l.safetensors");
     cr_assert_eq(hl_safetensors_read(path, &map), HL_OK, "%s", hl_last_error());
     const hl_named_tensor *logits = hl_tensor_map_find(map, "logits");
@@ -75,56 +81,50 @@ static void same_logits(float *have, float *want, int count, const char *what)
     free(have);
 }
 
+/* One run through every command that works with networks or run folders; each start of the program costs, so
+ * this is one test. */
 Test(onnx_commands, a_run_from_a_file_goes_through_all_of_them)
-{
-    toy();
-    /* The name is relative to where the program runs; the run has to find the file all the same. */
-    free(succeeds(
-        "train --model " NET " --data @/data --method projection --precision fp32 --augment none "
-        "--epochs 1 --batch-size 4 --channel-order bgr --mean 0.4,0.5,0.6 --std 0.004,0.004,0.004 --out "
-        "@/run --quiet"));
-    float *want = predict("--run @/run", 2);
-    free(succeeds("export --run @/run --out @/merged.onnx --quiet"));
-    /* What is written takes RGB, and says how images are to be normalised. */
-    same_logits(predict("--model @/merged.onnx", 2), want, 2, "merged.onnx");
-    free(succeeds("export --run @/run --out @/merged.safetensors --quiet"));
-    same_logits(predict("--model " NET
-                        " --weights @/merged.safetensors --channel-order bgr --mean 0.4,0.5,0.6 "
-                        "--std 0.004,0.004,0.004",
-                        2),
-                want, 2, "merged.safetensors over the file");
-    free(succeeds("eval --run @/run --data @/data --quiet"));
-    free(succeeds("train --config @/run/config.yaml --out @/run --resume --epochs 2 --quiet"));
-    free(succeeds(
-        "train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --precision fp32 "
-        "--out @/full --quiet"));
-    char *out = succeeds("inspect --model " NET " --method projection --json");
-    cr_expect(strstr(out, "\"model\":\"tensorflow.onnx\"") != NULL && strstr(out, "model.conv1") != NULL,
-              "%s", out);
-    free(out);
-    free(want);
-}
-
-Test(onnx_commands, a_run_finds_its_file_where_it_is_told)
 {
     size_t size;
     toy();
     uint8_t *bytes = scratch_read(NET, &size);
     char *first = scratch_path(folder, "first.onnx"), *second = scratch_path(folder, "second.onnx");
     scratch_write(first, bytes, size);
-    free(succeeds("train --model @/first.onnx --data @/data --method linear --precision fp32 --epochs 1 "
-                  "--batch-size 4 --out @/run --quiet"));
+    free(succeeds(
+        "train --model @/first.onnx --data @/data --method projection --precision fp32 --augment none "
+        "--epochs 1 --batch-size 4 " IMAGES " --out @/run --quiet"));
+    float *want = predict("--run @/run", 2);
+    free(succeeds("export --run @/run --out @/merged.onnx --quiet"));
+    /* What is written takes RGB, and says how images are to be normalised and what classes are called. */
+    same_logits(predict("--model @/merged.onnx", 2), want, 2, "merged.onnx");
+    cr_expect_not_null(strstr(printed, "class01"), "%s", printed);
+    free(succeeds("export --run @/run --out @/merged.safetensors --quiet"));
+    same_logits(predict("--model @/first.onnx --weights @/merged.safetensors " IMAGES, 2), want, 2,
+                "merged.safetensors over the file");
+    free(succeeds(
+        "train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --precision fp32 "
+        "--out @/full --quiet"));
+    char *out = succeeds("inspect --model @/first.onnx --method projection --json");
+    cr_expect(strstr(out, "\"model\":\"first.onnx\"") != NULL && strstr(out, "model.conv1") != NULL, "%s",
+              out);
+    free(out);
+
+    /* The run finds the file where it was, or where it is told. */
     cr_assert_eq(rename(first, second), 0);
     program_fails(folder, "eval --run @/run --data @/data --quiet", 2, "first.onnx");
-    free(succeeds("eval --run @/run --data @/data --weights @/second.onnx --quiet"));
+    same_logits(predict("--run @/run --weights @/second.onnx", 2), want, 2, "the file that has moved");
     /* Other weights under that name are noticed. */
     bytes[size / 2] ^= 0x10;
     scratch_write(second, bytes, size);
     program_fails(folder, "eval --run @/run --data @/data --weights @/second.onnx --quiet", 2,
                   "other base weights");
+    bytes[size / 2] ^= 0x10;
+    scratch_write(first, bytes, size);
+    free(succeeds("train --config @/run/config.yaml --out @/run --resume --epochs 2 --quiet"));
     free(bytes);
     free(first);
     free(second);
+    free(want);
 }
 
 Test(onnx_commands, convert_takes_the_weights_out)
