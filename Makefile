@@ -196,7 +196,7 @@ FUZZ_SECONDS  ?= 30
 FUZZ_CC       ?= $(shell command -v clang || command -v clang-14)
 FUZZ_SOURCES  := $(wildcard host/base/*.c host/io/*.c host/data/*.c) tests/fuzz/touch.c
 FUZZ_PROGRAMS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/bin/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_FLAGS    := -std=c17 -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined -Itests
+FUZZ_FLAGS    := -std=c17 -DHL_VERSION='"$(VERSION)"' -D_GNU_SOURCE -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=undefined -Itests
 
 $(BUILD)/fuzz/bin/%: tests/fuzz/%.c $(FUZZ_SOURCES) tests/fuzz/replay.c $(wildcard host/base/*.h host/io/*.h host/data/*.h)
 	@mkdir -p $(@D)

@@ -100,10 +100,6 @@ hl_status hl_model_find(const char *name, const hl_model_info **info)
         return status;
     }
     *info = NULL;
-    size_t length = strlen(name);
-    if (length > 5 && strcmp(name + length - 5, ".onnx") == 0)
-        return hl_fail(HL_E_ARG, name, "choose a model of the zoo, `heirloom models`",
-                       "reading ONNX is not available in this version");
     return offer_nearest(name);
 }
 

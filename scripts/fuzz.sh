@@ -15,6 +15,7 @@ for program in "$@"; do
     safetensors) cp -n tests/fixtures/weights/*.safetensors "$corpus" ;;
     pytorch) cp -n tests/fixtures/weights/*.pt tests/fixtures/weights/*.pth "$corpus" ;;
     jpeg) cp -n tests/fixtures/images/*.jpg "$corpus" ;;
+    onnx) cp -n tests/fixtures/onnx/*.onnx "$corpus" ;;
     png) cp -n tests/fixtures/images/*.png "$corpus" ;;
     csv) printf 'path,label\na.png,cat\n"b ""c"".jpg",dog\n' >"$corpus/table" ;;
     yaml)

@@ -13,7 +13,8 @@ if [ ! -f "$folder/.complete" ]; then
     echo "installing PyTorch, torchvision and timm into $folder" >&2
     rm -rf "$folder"
     python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check torch torchvision timm safetensors pillow numpy >&2
+    "$folder/bin/pip" install --quiet --disable-pip-version-check torch torchvision timm safetensors pillow numpy \
+        onnx onnxruntime onnxscript >&2
     touch "$folder/.complete"
 fi
 echo "$folder/bin/python"

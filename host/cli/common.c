@@ -67,6 +67,7 @@ hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
                                 .interpolation = cli_choice(values, "interpolation") + 1,
                                 .mean = cli_triple(values, "mean", mean) ? mean : NULL,
                                 .std = cli_triple(values, "std", std) ? std : NULL,
+                                .bgr = cli_choice(values, "channel-order") == 1,
                                 .zero_head = train && cli_choice(values, "init-head") == 1,
                                 .seed = seeded ? (uint64_t)cli_int(values, "seed") : 0,
                                 .log = cli_log(values)};

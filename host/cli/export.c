@@ -11,12 +11,12 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-static hl_status check_output(const char *path)
+static hl_status check_output(const char *path, bool onnx)
 {
-    if (ends_with(path, ".safetensors"))
+    if (ends_with(path, ".safetensors") || (onnx && ends_with(path, ".onnx")))
         return HL_OK;
-    return hl_fail(HL_E_ARG, path, "name a .safetensors file",
-                   ends_with(path, ".onnx") ? "writing ONNX is not available in this version"
+    return hl_fail(HL_E_ARG, path, onnx ? "name a .safetensors or .onnx file" : "name a .safetensors file",
+                   ends_with(path, ".onnx") ? "weights alone make no ONNX graph (export writes those)"
                                             : "the ending names no format that can be written");
 }
 
@@ -25,7 +25,7 @@ hl_status cli_export(cli_values *values)
     hl_model *model;
     HL_TRY(cli_require(values, "run"));
     HL_TRY(cli_require(values, "out"));
-    HL_TRY(check_output(cli_text(values, "out")));
+    HL_TRY(check_output(cli_text(values, "out"), true));
     HL_TRY(hl_model_open_run(cli_text(values, "run"), cli_text(values, "weights"), true, cli_log(values),
                              &model));
     hl_status status = hl_model_export_as(model, cli_text(values, "out"), cli_text(values, "keys"));
@@ -42,7 +42,7 @@ hl_status cli_convert(cli_values *values)
 {
     const char *in = values->arguments[0], *out = values->arguments[1];
     hl_tensor_map *map;
-    HL_TRY(check_output(out));
+    HL_TRY(check_output(out, false));
     HL_TRY(hl_weights_open(in, &map, NULL));
     json_int_t tensors = (json_int_t)hl_tensor_map_count(map);
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");

@@ -130,7 +130,7 @@ void cli_bash_completion(FILE *out)
     for (int i = 0; i < cli_command_count; i++)
         fprintf(out, "%s%s", i > 0 ? " " : "", cli_commands[i].name);
     fputs("\" -- \"$word\"))\n        return\n    fi\n    case $before in\n    --model) COMPREPLY=($(compgen "
-          "-W \"",
+          "-f -W \"",
           out);
     for (int i = 0; i < hl_model_count(); i++)
         fprintf(out, "%s%s", i > 0 ? " " : "", hl_model_at(i)->name);

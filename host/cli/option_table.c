@@ -8,7 +8,7 @@
 /* clang-format off */
 const cli_option cli_option_table[] = {
     /* what to compute with */
-    {"model", CLI_TEXT, "NAME", NULL, "required", 0, 0, MODEL_COMMANDS, false, "a model of the zoo (`heirloom models`)"},
+    {"model", CLI_TEXT, "NAME", NULL, "required", 0, 0, MODEL_COMMANDS, false, "a model of the zoo (`heirloom models`), or an .onnx file"},
     {"weights", CLI_TEXT, "FILE", NULL, "random values", 0, 0, MODEL_COMMANDS | CLI_EXPORT, false,
      "pretrained weights: .pth, .pt (zip or legacy) or .safetensors; with --run: where its base weights are now"},
     {"run", CLI_TEXT, "RUN", NULL, NULL, 0, 0, RUN_COMMANDS, false, "a run folder: its best result, instead of --model and --weights"},
@@ -18,6 +18,7 @@ const cli_option cli_option_table[] = {
     {"interpolation", CLI_CHOICE, "bilinear|bicubic", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "how images are resized"},
     {"mean", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "subtracted from channels scaled to 0..1"},
     {"std", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "channels are divided by it then"},
+    {"channel-order", CLI_CHOICE, "rgb|bgr", "rgb", NULL, 0, 0, MODEL_COMMANDS, false, "of the network in an ONNX file; bgr: its first layer's channels are reversed as it is read, and --mean and --std stay R,G,B"},
 
     /* what is trained */
     {"method", CLI_TEXT, "NAME[:KEY=VALUE,...]", "projection", NULL, 0, 0, CLI_TRAIN | CLI_INSPECT | CLI_BENCH, false,

@@ -98,6 +98,8 @@ typedef struct hl_conv_spec {
     int64_t padding_h, padding_w;
     bool padding_same; /* TensorFlow's SAME: output = ceil(input / stride), the odd pixel on the bottom and
                           right */
+    const hl_window *window; /* all of the above but out and groups, for windows, strides and paddings that
+                                differ by side; or NULL */
     bool bias;
 } hl_conv_spec;
 
@@ -122,6 +124,7 @@ typedef struct hl_pool_spec {
     bool max;
     int64_t kernel, stride, padding;
     bool padding_same, ceil_mode, count_padding;
+    const hl_window *window; /* instead of kernel, stride, padding and how they are rounded; or NULL */
 } hl_pool_spec;
 hl_value hl_graph_pool(hl_graph *graph, const char *name, hl_value x, hl_pool_spec spec);
 hl_value hl_graph_global_pool(hl_graph *graph, const char *name, hl_value x);

@@ -1,5 +1,6 @@
 /* The layers that builders are made of: their shapes, parameters and checks. */
 #include "graph/build.h"
+#include "graph/window.h"
 
 hl_value hl_graph_input(hl_graph *g, int64_t h, int64_t w, int64_t c)
 {
@@ -12,31 +13,6 @@ hl_value hl_graph_input(hl_graph *g, int64_t h, int64_t w, int64_t c)
                                          (long long)c));
     node->shape = (hl_shape){1, h, w, c};
     return g->input = node->id;
-}
-
-/* Sets the paddings of one dimension and returns the output extent, < 1 when the window does not fit. */
-static int64_t window_extent(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t padding,
-                             bool same, bool ceil_mode, int64_t *before, int64_t *after)
-{
-    int64_t reach = (kernel - 1) * dilation + 1;
-    if (same) {
-        int64_t out = (in + stride - 1) / stride, total = (out - 1) * stride + reach - in;
-        total = total > 0 ? total : 0;
-        *before = total / 2;
-        *after = total - total / 2;
-        return out;
-    }
-    *before = *after = padding;
-    int64_t room = in + 2 * padding - reach;
-    if (room < 0)
-        return 0;
-    int64_t out = room / stride + 1;
-    if (ceil_mode && room % stride != 0 && out * stride < in + padding) {
-        /* One more window that starts inside the input or its left padding, as PyTorch. */
-        *after += (out * stride + reach) - (in + 2 * padding);
-        out++;
-    }
-    return out;
 }
 
 static hl_value misfit(hl_graph *g, const hl_node *node, int64_t kernel)
@@ -72,12 +48,22 @@ hl_value hl_graph_conv(hl_graph *g, const char *name, hl_value x, hl_conv_spec s
         kw > 4096 || stride > 4096 || dilation > 4096 || padding_h > 4096 || padding_w > 4096)
         return hl_graph_stick(
             g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
-    node->window =
-        (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
-    int64_t h = window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false,
-                              &node->window.top, &node->window.bottom);
-    int64_t w = window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false,
-                              &node->window.left, &node->window.right);
+    hl_window *win = &node->window;
+    *win = (hl_window){.kh = kh, .kw = kw, .sh = stride, .sw = stride, .dh = dilation, .dw = dilation};
+    int64_t h = hl_window_extent(in.h, kh, stride, dilation, padding_h, spec.padding_same, false, &win->top,
+                                 &win->bottom);
+    int64_t w = hl_window_extent(in.w, kw, stride, dilation, padding_w, spec.padding_same, false, &win->left,
+                                 &win->right);
+    if (spec.window != NULL) {
+        *win = *spec.window;
+        if (!hl_window_is_fit(win))
+            return hl_graph_stick(
+                g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride, dilation or padding is out of range"));
+        kh = win->kh;
+        kw = win->kw;
+        h = hl_window_count(in.h, kh, win->sh, win->dh, win->top + win->bottom);
+        w = hl_window_count(in.w, kw, win->sw, win->dw, win->left + win->right);
+    }
     if (h < 1 || w < 1)
         return misfit(g, node, h < 1 ? kh : kw);
     node->groups = groups;
@@ -198,16 +184,23 @@ hl_value hl_graph_pool(hl_graph *g, const char *name, hl_value x, hl_pool_spec s
     hl_node *node = hl_graph_add_node(g, HL_OP_POOL, name, &x, 1);
     if (node == NULL)
         return HL_NO_VALUE;
-    int64_t k = spec.kernel, stride = or_one(spec.stride);
-    if (k < 1 || k > 4096 || stride < 1 || stride > 4096 || spec.padding < 0 || spec.padding * 2 > k)
+    const bool whole = spec.window != NULL;
+    int64_t k = whole ? spec.window->kh : spec.kernel, stride = or_one(spec.stride);
+    if (whole ? !hl_window_is_fit(spec.window)
+              : k < 1 || k > 4096 || stride < 1 || stride > 4096 || spec.padding < 0 || spec.padding * 2 > k)
         return hl_graph_stick(g, hl_fail(HL_E_ARG, name, NULL, "kernel, stride or padding is out of range"));
     hl_window *win = &node->window;
     *win = (hl_window){.kh = k, .kw = k, .sh = stride, .sw = stride, .dh = 1, .dw = 1};
     hl_shape in = node->shape;
-    int64_t h = window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->top,
-                              &win->bottom);
-    int64_t w = window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode, &win->left,
-                              &win->right);
+    int64_t h = hl_window_extent(in.h, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode,
+                                 &win->top, &win->bottom);
+    int64_t w = hl_window_extent(in.w, k, stride, 1, spec.padding, spec.padding_same, spec.ceil_mode,
+                                 &win->left, &win->right);
+    if (whole) {
+        *win = *spec.window;
+        h = hl_window_count(in.h, win->kh, win->sh, 1, win->top + win->bottom);
+        w = hl_window_count(in.w, win->kw, win->sw, 1, win->left + win->right);
+    }
     if (h < 1 || w < 1)
         return misfit(g, node, k);
     node->shape.h = h;

@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "io/mapped_file.h"
+#include "io/onnx.h"
 #include "io/pytorch.h"
 #include "io/safetensors.h"
 
@@ -16,7 +17,8 @@ typedef struct mistake {
 
 const char *hl_weights_format_name(hl_weights_format format)
 {
-    static const char *const names[] = {"unknown", "safetensors", "PyTorch (zip)", "PyTorch (legacy)"};
+    static const char *const names[] = {"unknown", "safetensors", "PyTorch (zip)", "PyTorch (legacy)",
+                                        "ONNX"};
     return names[format];
 }
 
@@ -30,6 +32,8 @@ hl_weights_format hl_weights_sniff(const void *memory, size_t size)
     /* A length below 2^32 and the opening of a JSON object. */
     if (size >= 9 && bytes[8] == '{' && bytes[4] == 0 && bytes[5] == 0 && bytes[6] == 0 && bytes[7] == 0)
         return HL_WEIGHTS_SAFETENSORS;
+    if (hl_onnx_sniff(bytes, size))
+        return HL_WEIGHTS_ONNX;
     return HL_WEIGHTS_UNKNOWN;
 }
 
@@ -75,6 +79,13 @@ static hl_status explain(const char *path, const uint8_t *bytes, size_t size)
                    "is of no known format, its first bytes are %s", hex);
 }
 
+static hl_status open_onnx(const char *path, hl_tensor_map **map)
+{
+    hl_onnx *model;
+    HL_TRY(hl_onnx_read(path, &model));
+    return hl_onnx_take_tensors(model, map);
+}
+
 hl_status hl_weights_open(const char *path, hl_tensor_map **map, hl_weights_format *format)
 {
     hl_mapped_file file;
@@ -82,6 +93,7 @@ hl_status hl_weights_open(const char *path, hl_tensor_map **map, hl_weights_form
     HL_TRY(hl_mapped_file_open(path, &file));
     hl_weights_format found = hl_weights_sniff(file.bytes, file.size);
     hl_status status = found == HL_WEIGHTS_UNKNOWN       ? explain(path, file.bytes, file.size)
+                       : found == HL_WEIGHTS_ONNX        ? open_onnx(path, map)
                        : found == HL_WEIGHTS_SAFETENSORS ? hl_safetensors_read(path, map)
                                                          : hl_pytorch_parse(path, file.bytes, file.size, map);
     hl_mapped_file_close(&file);

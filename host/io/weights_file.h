@@ -8,7 +8,8 @@ typedef enum hl_weights_format {
     HL_WEIGHTS_UNKNOWN,
     HL_WEIGHTS_SAFETENSORS,
     HL_WEIGHTS_PYTORCH_ZIP,
-    HL_WEIGHTS_PYTORCH_LEGACY
+    HL_WEIGHTS_PYTORCH_LEGACY,
+    HL_WEIGHTS_ONNX /* its initialisers */
 } hl_weights_format;
 
 const char *hl_weights_format_name(hl_weights_format format);

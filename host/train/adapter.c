@@ -49,7 +49,9 @@ static hl_status set_metadata(hl_tensor_map *map, const hl_model *m)
     const hl_preprocess *p = &m->preprocess;
     HL_TRY(hl_tensor_map_set_meta(map, "format", format_name));
     HL_TRY(hl_tensor_map_set_meta(map, "version", format_version));
-    HL_TRY(hl_tensor_map_set_meta(map, "model", m->info->name));
+    HL_TRY(hl_tensor_map_set_meta(map, "model", m->file != NULL ? m->file : m->info->name));
+    if (m->bgr)
+        HL_TRY(hl_tensor_map_set_meta(map, "channel_order", "bgr"));
     HL_TRY(hl_tensor_map_set_meta(map, "method", m->method_text));
     HL_TRY(hl_tensor_map_set_meta(map, "norm", hl_norm_mode_name(m->norm)));
     HL_TRY(set_number(map, "num_classes", m->classes));
@@ -143,6 +145,8 @@ hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_ada
     info->seed = (uint64_t)seed;
     info->preprocess.size = size;
     info->preprocess.resize = resize;
+    const char *order = hl_tensor_map_meta(map, "channel_order");
+    info->bgr = order != NULL && strcmp(order, "bgr") == 0;
     info->preprocess.bicubic = interpolation != NULL && strcmp(interpolation, "bicubic") == 0;
     return HL_OK;
 }
@@ -206,7 +210,7 @@ hl_status hl_model_load_adapter(hl_model *m, const char *path)
     return status;
 }
 
-static hl_status read_class_names(hl_model *m, const char *path, const char *text)
+hl_status hl_model_read_class_names(hl_model *m, const char *path, const char *text)
 {
     if (text == NULL)
         return HL_OK;
@@ -232,8 +236,11 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
                          const char *weights, const hl_log *log, hl_model **model)
 {
     const hl_preprocess *p = &info->preprocess;
-    hl_model_options options = {.name = info->model,
-                                .weights = weights != NULL ? weights : info->weights,
+    /* The network may be a file, and that file may be what has moved. */
+    bool moved = weights != NULL && hl_onnx_is_name(weights) && hl_onnx_is_name(info->model);
+    hl_model_options options = {.name = moved ? weights : info->model,
+                                .weights = weights != NULL && !moved ? weights : info->weights,
+                                .bgr = info->bgr,
                                 .init_from = info->init_from,
                                 .classes = info->classes,
                                 .image_size = p->size,
@@ -246,7 +253,7 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
     HL_TRY(hl_model_create(&options, model));
     HL_TRY(hl_model_apply_method(*model, info->method, info->norm, info->seed));
     HL_TRY(load(*model, path, map));
-    return read_class_names(*model, path, info->class_names);
+    return hl_model_read_class_names(*model, path, info->class_names);
 }
 
 static hl_status merge(hl_model *m)

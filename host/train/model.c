@@ -70,8 +70,47 @@ hl_status hl_model_hash_base(hl_model *m)
     return status;
 }
 
+/* The network of an ONNX file: its weights are there unless --weights gives others. */
+static hl_status build_onnx(hl_model *m, const hl_model_options *o, const hl_tensor_map *weights)
+{
+    HL_TRY(set_preprocess(m, o));
+    hl_onnx_build b = {.image_size = m->preprocess.size, .classes = o->classes, .bgr = o->bgr};
+    HL_TRY(hl_onnx_net_build(m->onnx, &b, &m->graph));
+    int64_t classes = weights != NULL && o->classes == 0 ? hl_weights_classes(m->info, weights) : 0;
+    if (classes > 0 && classes != b.classes) {
+        hl_graph_destroy(m->graph);
+        m->graph = NULL;
+        b.classes = classes;
+        HL_TRY(hl_onnx_net_build(m->onnx, &b, &m->graph));
+    }
+    m->classes = b.classes;
+    m->bgr = o->bgr;
+    if (weights != NULL) {
+        hl_load_report report;
+        HL_TRY(hl_weights_load(m->graph, m->info, weights, o->weights, &report));
+        b.head_fresh = b.head_fresh && report.head_skipped;
+    }
+    hl_log_info(&m->log, "%s: %d layers%s%s", o->name, b.layers, weights != NULL ? " with other weights" : "",
+                b.head_fresh ? ", the head is fresh" : "");
+    const hl_preprocess *p = &m->preprocess;
+    if (o->mean == NULL || o->std == NULL)
+        hl_log_info(
+            &m->log,
+            "%s: images are taken as %s, mean %g,%g,%g, std %g,%g,%g (--mean, --std and --channel-order "
+            "say otherwise)",
+            o->name, o->bgr ? "BGR" : "RGB", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2],
+            (double)p->std[0], (double)p->std[1], (double)p->std[2]);
+    if (!b.head_fresh && weights == NULL)
+        return hl_model_read_class_names(m, o->name, hl_onnx_net_class_names(m->onnx));
+    if (b.head_fresh)
+        hl_graph_init_head(m->graph, o->seed, o->zero_head);
+    return HL_OK;
+}
+
 static hl_status build(hl_model *m, const hl_model_options *o, const hl_tensor_map *weights)
 {
+    if (m->onnx != NULL)
+        return build_onnx(m, o, weights);
     m->classes = o->classes > 0 ? o->classes : weights != NULL ? hl_weights_classes(m->info, weights) : 0;
     if (m->classes == 0)
         m->classes = 1000;
@@ -95,7 +134,18 @@ static hl_status build(hl_model *m, const hl_model_options *o, const hl_tensor_m
 static hl_status create_from_weights(hl_model *m, const hl_model_options *o)
 {
     hl_tensor_map *weights = NULL;
-    HL_TRY(hl_model_find(o->name, &m->info));
+    if (hl_onnx_is_name(o->name)) {
+        HL_TRY(hl_onnx_net_open(o->name, &m->log, &m->onnx));
+        HL_TRY(copy_path(o->name, &m->file));
+        m->info = hl_onnx_net_info(m->onnx);
+        if (hl_onnx_net_any_size(m->onnx) && o->image_size == 0)
+            return hl_fail(HL_E_ARG, o->name, "give --image-size", "the file leaves the size of images open");
+    } else {
+        HL_TRY(hl_model_find(o->name, &m->info));
+        if (o->bgr)
+            return hl_fail(HL_E_ARG, "--channel-order bgr", "leave it out", "%s takes RGB, as all of the zoo",
+                           o->name);
+    }
     if (o->weights != NULL)
         HL_TRY(hl_weights_open(o->weights, &weights, NULL));
     hl_status status = build(m, o, weights);
@@ -162,6 +212,8 @@ void hl_model_destroy(hl_model *m)
     free_class_names(m);
     hl_graph_destroy(m->graph);
     hl_backend_close(m->backend);
+    hl_onnx_net_destroy(m->onnx);
+    free(m->file);
     free(m->weights);
     free(m->init_from);
     free(m);
@@ -388,9 +440,22 @@ hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
 {
     hl_tensor_map *map;
     hl_key_style style = HL_KEYS_NATIVE;
+    if (library != NULL && (m->onnx != NULL || hl_onnx_is_name(path)))
+        return hl_fail(HL_E_ARG, "--keys", "leave it out", "it is for models of the zoo as .safetensors");
     if (library != NULL)
         HL_TRY(hl_weights_library_style(m->info, library, &style));
     HL_TRY(hl_graph_download(m->graph));
+    if (hl_onnx_is_name(path)) {
+        const hl_preprocess *p = &m->preprocess;
+        const hl_onnx_meta meta = {.image_size = p->size,
+                                   .resize = p->resize,
+                                   .bicubic = p->bicubic,
+                                   .mean = p->mean,
+                                   .std = p->std,
+                                   .classes = (const char *const *)m->class_names,
+                                   .class_count = m->classes};
+        return hl_onnx_export(m->graph, &meta, path);
+    }
     HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)

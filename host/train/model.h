@@ -8,10 +8,14 @@
 #include "graph/program.h"
 #include "io/sha256.h"
 #include "method/method.h"
+#include "models/onnx.h"
 #include "models/registry.h"
 
 struct hl_model {
     const hl_model_info *info;
+    hl_onnx_net *onnx; /* whose the info is, where the network is one from a file; or NULL */
+    char *file;        /* that file, as a path that stays valid */
+    bool bgr;          /* the file's first input channel is blue; the graph's is red in any case */
     hl_graph *graph;
     hl_preprocess preprocess;
     int64_t classes;
@@ -61,11 +65,16 @@ hl_status hl_model_hash_base(hl_model *model);
 /* Everything the method trained and where it came from, written whole or not at all. */
 hl_status hl_model_save_adapter(hl_model *model, const char *path);
 
+/* Sets the class names from a JSON list of as many texts as there are classes; NULL: none. path: for errors.
+ */
+hl_status hl_model_read_class_names(hl_model *model, const char *path, const char *text);
+
 /* What an adapter file says about its run; strings belong to the map it came from. */
 typedef struct hl_adapter_info {
     const char *model, *method, *weights, *init_from, *base_hash, *class_names;
     hl_norm_mode norm;
     int64_t classes;
+    bool bgr;
     uint64_t seed;
     hl_preprocess preprocess;
 } hl_adapter_info;

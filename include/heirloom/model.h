@@ -1,4 +1,4 @@
-/* Models: a network of the zoo with its weights, and the transfer method applied to it. */
+/* Models: a network of the zoo or of an ONNX file with its weights, and the transfer method applied to it. */
 #ifndef HEIRLOOM_MODEL_H
 #define HEIRLOOM_MODEL_H
 
@@ -23,17 +23,18 @@ typedef struct hl_preprocess {
 } hl_preprocess;
 
 typedef struct hl_model_options {
-    /* Of the zoo; NAME.TAG (resnet50.tv2_in1k) for the preprocessing of other published weights, which a file
-     * called as it was published has by itself. */
+    /* Of the zoo, NAME.TAG (resnet50.tv2_in1k) for the preprocessing of other published weights, which a file
+     * called as it was published has by itself; or the path of an ONNX file (it ends in .onnx). */
     const char *name;
-    const char *weights; /* file, or NULL: fresh weights */
+    const char *weights; /* file, or NULL: fresh weights, and for an ONNX file its own */
     const char
         *init_from;  /* run folder whose merged result is the start, instead of name and weights; or NULL */
     int64_t classes; /* 0: as many as the weights have, 1000 without weights */
     int64_t image_size;      /* 0: the model's own; `resize` keeps its ratio to it unless given */
     int64_t resize;          /* 0: see above */
     int interpolation;       /* 0: the model's own, 1: bilinear, 2: bicubic */
-    const float *mean, *std; /* three values each, or NULL: the model's own */
+    const float *mean, *std; /* three values each, red first, or NULL: the model's own */
+    bool bgr;                /* ONNX files only: the network's first input channel is blue */
     bool zero_head;          /* a fresh head starts at zero instead of normal(0, 0.01) */
     uint64_t seed;           /* of fresh weights */
     const hl_log *log;       /* NULL: silent */
@@ -45,6 +46,7 @@ typedef struct hl_model_options {
 HL_API hl_status hl_model_create(const hl_model_options *options, hl_model **model);
 HL_API void hl_model_destroy(hl_model *model); /* NULL is fine */
 
+/* The zoo's name, or that of the ONNX file without its folder. */
 HL_API const char *hl_model_name(const hl_model *model);
 HL_API int64_t hl_model_classes(const hl_model *model);
 HL_API const hl_preprocess *hl_model_preprocess(const hl_model *model);
@@ -102,8 +104,10 @@ HL_API void hl_model_layer(const hl_model *model, int index, hl_layer *layer);
  * base weights' hash and that every tensor fits; the model must have the same method applied. */
 HL_API hl_status hl_model_load_adapter(hl_model *model, const char *path);
 
-/* Writes the whole network as an ordinary state dict (safetensors), the method merged in: what torchvision or
- * timm load with strict=True. */
+/* Writes the whole network, the method merged in. A name ending in .onnx: as an ONNX graph, input "input" f32
+ * [N, 3, size, size], normalised, output "logits" f32 [N, classes]; hl_model_preprocess and the class names
+ * are in its metadata. Else as an ordinary state dict (safetensors): what torchvision or timm load with
+ * strict=True. */
 HL_API hl_status hl_model_export(hl_model *model, const char *path);
 /* The same with the names and shapes of "torchvision" or "timm", whichever the model's own are; NULL: its
  * own. HL_E_ARG where that library has no equal network. */
@@ -111,7 +115,7 @@ HL_API hl_status hl_model_export_as(hl_model *model, const char *path, const cha
 
 /* Opens the best result of a run folder: its model with its base weights, its method and its adapter. With
  * `merge` the method is multiplied into the weights and gone, as for evaluation. weights: where the base
- * weights are now, NULL: where the run found them. */
+ * weights are now (for a run from an ONNX file also: where that is), NULL: where the run found them. */
 HL_API hl_status hl_model_open_run(const char *run, const char *weights, bool merge, const hl_log *log,
                                    hl_model **model);
 /* Names of the classes the model was trained for; NULL when they are not known. */

@@ -67,6 +67,25 @@ Test(graph, ceil_mode_pools_as_pytorch)
     }
 }
 
+Test(graph, windows_can_be_given_whole)
+{
+    const hl_window w = {
+        .kh = 3, .kw = 2, .sh = 2, .sw = 1, .dh = 1, .dw = 3, .top = 1, .bottom = 2, .right = 1};
+    hl_value x = hl_graph_input(graph, 9, 7, 4);
+    hl_value y = hl_graph_conv(graph, "conv", x, (hl_conv_spec){.out = 5, .window = &w, .groups = 1});
+    cr_expect(shape_of(y).h == (9 + 3 - 3) / 2 + 1 && shape_of(y).w == 7 + 1 - 4 + 1 && shape_of(y).c == 5);
+    const hl_param *weight = hl_graph_find_param(graph, "conv.weight");
+    cr_expect(weight->shape[2] == 3 && weight->shape[3] == 2);
+    const hl_window small = {.kh = 2, .kw = 3, .sh = 2, .sw = 1, .dh = 1, .dw = 1, .left = 2};
+    hl_value z = hl_graph_pool(graph, "pool", x, (hl_pool_spec){.max = true, .window = &small});
+    cr_expect(shape_of(z).h == 4 && shape_of(z).w == 7);
+    hl_window odd = w;
+    odd.sw = 0;
+    hl_graph_conv(graph, "odd", x, (hl_conv_spec){.out = 5, .window = &odd});
+    cr_expect(graph->status == HL_E_ARG && strstr(graph->error, "odd: kernel, stride") != NULL, "%s",
+              graph->error);
+}
+
 Test(graph, a_window_larger_than_its_input_names_the_layer)
 {
     hl_value x = hl_graph_input(graph, 4, 4, 1);
