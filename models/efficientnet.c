@@ -1,5 +1,5 @@
 /* EfficientNet (Tan and Le, 2019, arXiv 1905.11946) and EfficientNetV2 (2021, arXiv 2104.00298) as
- * torchvision builds them. Stochastic depth, which torchvision trains with, is left out. */
+ * torchvision builds them. */
 #include <math.h>
 
 #include "models/families.h"
@@ -10,8 +10,10 @@ typedef struct stage {
     int repeats;
 } stage;
 
+enum { STAGES = 7 };
+
 typedef struct efficientnet {
-    stage stages[7];
+    stage stages[STAGES];
     int64_t stem, last; /* last: 0 is four times the last stage */
 } efficientnet;
 
@@ -24,8 +26,11 @@ typedef struct settings {
 
 static const hl_squeeze_style squeeze = {"fc1", "fc2", HL_ACT_SILU, HL_ACT_SIGMOID};
 
+/* Stochastic depth: of the last block, if there were one more; blocks before have their share of it. */
+static const float drop_path = 0.2f;
+
 static hl_value inverted_residual(hl_graph *g, const hl_block_style *style, const char *name, hl_value x,
-                                  const stage *s, int64_t out, int64_t stride)
+                                  const stage *s, int64_t out, int64_t stride, float depth)
 {
     int64_t in = hl_channels(g, x), hidden = in * s->expand;
     const hl_conv_spec spatial = {.out = hidden,
@@ -44,26 +49,35 @@ static hl_value inverted_residual(hl_graph *g, const hl_block_style *style, cons
     if (s->expand != 1 || !s->fused)
         y = hl_conv_norm_act_at(g, style, hl_graph_name(g, "%s.block.%d", name, layer), 0, y,
                                 (hl_conv_spec){.out = out}, true);
-    return stride == 1 && in == out ? hl_graph_add(g, hl_graph_name(g, "%s.add", name), y, x) : y;
+    if (stride != 1 || in != out)
+        return y;
+    y = hl_graph_drop_path(g, hl_graph_name(g, "%s.stochastic_depth", name), y, drop_path, depth);
+    return hl_graph_add(g, hl_graph_name(g, "%s.add", name), y, x);
+}
+
+static int repeats_of(const stage *s, double depth)
+{
+    return (int)ceil((double)s->repeats * depth - 1e-6);
 }
 
 static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_t classes)
 {
     const settings *row = info->variant;
     const efficientnet *layers = row->layers;
-    int index = 1;
+    int index = 1, count = 0, done = 0;
+    for (int s = 0; s < STAGES; s++)
+        count += repeats_of(&layers->stages[s], info->depth);
     x = hl_conv_norm_act_at(g, &row->style, "features.0", 0, x,
                             (hl_conv_spec){.out = hl_make_divisible((double)layers->stem * info->width, 8),
                                            .kernel = 3,
                                            .stride = 2,
                                            .padding = 1},
                             false);
-    for (const stage *s = layers->stages; index <= 7 && s->repeats > 0; s++, index++) {
-        int repeats = (int)ceil((double)s->repeats * info->depth - 1e-6);
-        for (int r = 0; r < repeats; r++)
+    for (const stage *s = layers->stages; index <= STAGES && s->repeats > 0; s++, index++)
+        for (int r = 0; r < repeats_of(s, info->depth); r++, done++)
             x = inverted_residual(g, &row->style, hl_graph_name(g, "features.%d.%d", index, r), x, s,
-                                  hl_make_divisible((double)s->out * info->width, 8), r == 0 ? s->stride : 1);
-    }
+                                  hl_make_divisible((double)s->out * info->width, 8), r == 0 ? s->stride : 1,
+                                  (float)done / (float)count);
     x = hl_conv_norm_act_at(g, &row->style, hl_graph_name(g, "features.%d", index), 0, x,
                             (hl_conv_spec){.out = layers->last > 0 ? layers->last : 4 * hl_channels(g, x)},
                             false);

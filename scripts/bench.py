@@ -82,7 +82,7 @@ def check_losses(row, ours, theirs):
 def measure(args, model, method, norm, batch, precision):
     plain, *extras = method.split("+")
     common = ["--model", model, "--method", plain, "--batch-size", str(batch), "--precision", precision, "--steps", str(args.steps),
-              "--device", args.device, "--norm", norm]  # fmt: skip
+              "--device", args.device, "--norm", norm, "--drop-path", str(args.drop_path)]  # fmt: skip
     if not args.alone:
         common += ["--weights", start_weights(args, model)]
     ours_command = [args.program, "bench", *common, "--image-size", str(args.image_size), "--json", "--quiet"]
@@ -187,6 +187,7 @@ def main():
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--drop-path", type=float, default=0.0, help="stochastic depth on both sides; the losses agree where it is 0")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--alone", action="store_true", help="without PyTorch")

@@ -33,18 +33,21 @@ class ProjectedConv2d(torch.nn.Module):
         return F.conv2d(x, c.weight * (1 + self.delta), c.bias, c.stride, c.padding, c.dilation, c.groups)
 
 
-def create(name):
+def create(name, drop_path=None):
     if name.startswith("efficientnet_lite"):
         import timm
 
         return timm.create_model("tf_" + name)
     import torchvision
 
-    return torchvision.models.get_model(name)
+    # As torchvision trains it, unless told otherwise; other networks have no stochastic depth.
+    options = {"stochastic_depth_prob": drop_path} if drop_path is not None and name.startswith(("efficientnet", "convnext")) else {}
+    return torchvision.models.get_model(name, **options)
 
 
 def apply_method(model, name, method, norm):
-    head = model.get_submodule({"mobilenet_v2": "classifier.1"}.get(name, "fc" if name.startswith("resnet") else "classifier"))
+    heads = {"mobilenet_v2": "classifier.1", "resnet": "fc", "convnext": "classifier.2"}
+    head = model.get_submodule(next((heads[key] for key in heads if name.startswith(key)), "classifier"))
     if method != "full":
         model.requires_grad_(False)
     if method.startswith("projection"):
@@ -61,6 +64,10 @@ def apply_method(model, name, method, norm):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.train(norm in ("update", "full"))
             module.requires_grad_(norm in ("affine", "full"))
+        elif isinstance(module, torch.nn.LayerNorm):
+            module.requires_grad_(norm in ("affine", "full"))
+        elif type(module).__name__ == "StochasticDepth":
+            module.train(method != "linear")  # as heirloom: not in front of the first trained layer
 
 
 def noise(n, side):
@@ -102,6 +109,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--norm", choices=["frozen", "affine", "update", "full"], default="frozen")
+    parser.add_argument("--drop-path", type=float, help="stochastic depth; default: the network's")
     parser.add_argument("--weights", help="a state dict to start from")
     parser.add_argument("--save-weights", metavar="FILE")
     parser.add_argument("--threads", type=int, default=0)
@@ -118,7 +126,7 @@ def main():
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.precision != "fp32"
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "fp16")
-    model = create(args.model)
+    model = create(args.model, args.drop_path)
     if args.weights:
         model.load_state_dict(torch.load(args.weights, weights_only=True))
     images = prepared(model, args.batch_size, args.image_size).to(args.device, memory_format=torch.channels_last)

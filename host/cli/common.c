@@ -89,6 +89,8 @@ hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model *
 hl_status cli_apply_method(const cli_values *values, hl_model *model)
 {
     hl_norm_mode norm = (hl_norm_mode)(cli_choice(values, "norm") + 1);
+    if ((values->command & (CLI_TRAIN | CLI_BENCH)) != 0 && cli_given(values, "drop-path"))
+        HL_TRY(hl_model_set_drop_path(model, cli_real(values, "drop-path")));
     return hl_model_apply_method(model, cli_text(values, "method"), norm, (uint64_t)cli_int(values, "seed"));
 }
 

@@ -25,6 +25,8 @@ const cli_option cli_option_table[] = {
      "what is trained (`heirloom methods`)"},
     {"norm", CLI_CHOICE, "frozen|affine|update|full", NULL, "the method's", 0, 0, CLI_TRAIN | CLI_INSPECT | CLI_BENCH, false,
      "norms: running statistics and frozen scale and shift (frozen) or trained ones (affine); batch statistics with frozen (update) or trained (full) ones"},
+    {"drop-path", CLI_REAL, "P", NULL, "the model's", 0, 0.99, CLI_TRAIN | CLI_BENCH, false,
+     "stochastic depth: rate at which the last blocks' branches are dropped, image by image; blocks before in proportion to their depth; 0: never"},
     {"winograd", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "CPU, fp32: 3x3 convolutions of stride 1 by Winograd's F(4x4,3x3), about twice as fast; rounding errors are two to five times as large"},
     {"projection-exec", CLI_CHOICE, "auto|fold|cache", "auto", NULL, 0, 0, COMPUTE, false,
      "projected layers: gates into the weights (fold), or recombination of kept sub-function outputs (cache)"},

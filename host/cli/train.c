@@ -149,7 +149,7 @@ static hl_status print_summary(const char *run)
 
 /* Texts of the options whose defaults the model, the method and the machine decide. */
 typedef struct resolved {
-    char image_size[24], resize[24], mean[64], std[64];
+    char image_size[24], resize[24], mean[64], std[64], drop_path[24];
 } resolved;
 
 static void triple_text(const float v[3], char *buf, size_t size)
@@ -166,11 +166,13 @@ static void resolve(cli_values *values, const hl_model *model, resolved *r)
     snprintf(r->resize, sizeof r->resize, "%lld", (long long)p->resize);
     triple_text(p->mean, r->mean, sizeof r->mean);
     triple_text(p->std, r->std, sizeof r->std);
+    snprintf(r->drop_path, sizeof r->drop_path, "%.9g", hl_model_drop_path(model));
     cli_set(values, "image-size", r->image_size);
     cli_set(values, "resize", r->resize);
     cli_set(values, "interpolation", p->bicubic ? "bicubic" : "bilinear");
     cli_set(values, "mean", r->mean);
     cli_set(values, "std", r->std);
+    cli_set(values, "drop-path", r->drop_path);
     cli_set(values, "method", hl_model_method(model));
     cli_set(values, "norm", hl_norm_mode_name(hl_model_norm_mode(model)));
 }

@@ -98,6 +98,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "model", "%s", model->info->name);
     hl_fingerprint_add(f, "method", "%s", model->method_text);
     hl_fingerprint_add(f, "norm", "%s", hl_norm_mode_name(model->norm));
+    hl_fingerprint_add(f, "--drop-path", "%.9g", hl_model_drop_path(model));
     hl_fingerprint_add(f, "base weights", "%s", model->base_hash);
     hl_fingerprint_add(f, "classes", "%lld", (long long)model->classes);
     hl_fingerprint_add(f, "preprocessing", "%lld of %lld %s, mean %.9g %.9g %.9g, std %.9g %.9g %.9g",

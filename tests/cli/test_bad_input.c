@@ -88,6 +88,8 @@ Test(bad_input, of_command_lines)
         {"train --data x --out y --model resnet18 --ema 0.9", 2, "not available"},
         {"train --data x --out y --model resnet18 --schedule onecycle", 2, "not available"},
         {"train --data x --out y --model resnet18 --class-weights balanced", 2, "not available"},
+        {"bench --model resnet18 --drop-path 0.1", 2, "has no stochastic depth"},
+        {"bench --model efficientnet_b0 --drop-path 1", 2, "--drop-path"},
         {"bench --model resnet18 --precision fp16 --device cpu", 2, "does not compute in it"},
         {"bench --model resnet18 --precision tf32 --device cpu", 2, "does not compute in it"},
         {"bench --model resnet18 --precision bf16 --winograd --device cpu", 2,

@@ -35,6 +35,8 @@ Test(frontier, lies_before_the_first_trained_layers)
         /* dropout is on the changing side */
         {"mobilenet_v2", "linear", HL_NORM_FROZEN, 1, 52, 1280},
         {"resnet18", "projection:scope=layer4.1.*", HL_NORM_FROZEN, 1, 18, 512},
+        /* stochastic depth leaves frozen blocks alone; dropout again on the changing side */
+        {"efficientnet_b0", "linear", HL_NORM_FROZEN, 1, 81, 1280},
         /* inside a block: its input is still to be added */
         {"resnet18", "projection:scope=layer4.1.conv2", HL_NORM_FROZEN, 2, 19, 2 * 512},
         {"resnet18", "projection", HL_NORM_FROZEN, 1, 0, PIXELS},

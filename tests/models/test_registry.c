@@ -66,6 +66,7 @@ Test(registry, gates_are_as_many_as_published)
                 {"mobilenet_v3_large", 2855496, 5064},
                 {"efficientnet_b0", 3782368, 9056},
                 {"regnet_y_400mf", 3598144, 34080},
+                {"convnext_tiny", 393984, 393984},
                 /* The classifier, a convolution, included. */
                 {"squeezenet1_1", 738496, 61632}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -258,6 +259,37 @@ Test(registry, a_map_that_does_not_divide_into_the_grid_is_refused_with_what_to_
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         cr_assert_eq(hl_model_find(good[i].name, &info), HL_OK);
         cr_expect_eq(hl_model_build(info, good[i].size, 3, &graph), HL_OK, "%s", hl_last_error());
+        hl_graph_destroy(graph);
+    }
+}
+
+/* Rates by hand from torchvision's rule: EfficientNet 0.2 id / blocks, ConvNeXt its rate times id / (blocks -
+ * 1). */
+Test(registry, stochastic_depth_grows_with_depth_as_torchvisions)
+{
+    static const struct {
+        const char *model, *branch;
+        double rate;
+    } rows[] = {{"efficientnet_b0", "features.6.3.stochastic_depth", 0.2 * 14.0 / 16.0},
+                {"efficientnet_v2_s", "features.1.1.stochastic_depth", 0.2 * 1.0 / 40.0},
+                {"efficientnet_v2_s", "features.6.14.stochastic_depth", 0.2 * 39.0 / 40.0},
+                {"convnext_tiny", "features.1.0.stochastic_depth", 0.0},
+                {"convnext_tiny", "features.3.0.stochastic_depth", 0.1 * 3.0 / 17.0},
+                {"convnext_small", "features.7.2.stochastic_depth", 0.4},
+                {"convnext_base", "features.5.0.stochastic_depth", 0.5 * 6.0 / 35.0}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const hl_model_info *info;
+        hl_graph *graph;
+        cr_assert_eq(hl_model_find(rows[i].model, &info), HL_OK);
+        cr_assert_eq(hl_model_build(info, 0, 5, &graph), HL_OK, "%s", hl_last_error());
+        int found = 0;
+        for (size_t v = 0; v < graph->node_count; v++)
+            if (strcmp(graph->nodes[v]->name, rows[i].branch) == 0) {
+                cr_assert_float_eq((double)graph->nodes[v]->drop, rows[i].rate, 1e-7, "%s: %g",
+                                   rows[i].branch, (double)graph->nodes[v]->drop);
+                found++;
+            }
+        cr_assert_eq(found, 1, "%s", rows[i].branch);
         hl_graph_destroy(graph);
     }
 }
