@@ -96,7 +96,7 @@ SUPPORT_OBJECTS += $(BUILD)/obj/tests/plain_criterion/main.o
 CRITERION :=
 endif
 
-.PHONY: FORCE all lib test test-programs check-kernels device-programs test-device sanitize sanitize-threads lint fuzz bench bench-smoke install uninstall clean help
+.PHONY: FORCE all lib test test-programs check-kernels device-programs test-device sanitize sanitize-threads lint fuzz bench bench-smoke check-models install uninstall clean help
 all: lib $(if $(CLI_SOURCES),$(BUILD)/heirloom)
 lib: $(BUILD)/libheirloom.a $(BUILD)/libheirloom.so
 
@@ -160,7 +160,7 @@ device-programs: $(DEVICE_SUITE) $(DEVICE_TESTS)
 test-device: all device-programs
 	HEIRLOOM_TEST_DEVICE=cuda scripts/run_tests.sh $(DEVICE_SUITE) $(DEVICE_TESTS)
 
-test-programs: $(TEST_PROGRAMS) $(ON_DOUBLE) $(BUILD)/tests/examples/train
+test-programs: $(TEST_PROGRAMS) $(ON_DOUBLE) $(BUILD)/tests/examples/train $(BUILD)/tests/models/gradients
 # Programs that take more than ten seconds, the longest first: what is started last is short, and no core idles at the end.
 LONGEST := cuda/test_cuda_train cuda/test_cuda_agree models/test_goldens cuda/test_plans train/test_step_goldens train/test_trainer \
            cli/test_commands cli/test_bad_input cuda/test_cuda_step train/test_features method/test_method bench/test_smoke \
@@ -185,6 +185,11 @@ sanitize-threads: $(THREAD_TESTS)
 # Training throughput beside PyTorch; BENCH='--models resnet50 ...' narrows it (scripts/bench.py).
 bench: all
 	python=$$(scripts/python_env.sh) && $$python scripts/bench.py --program $(BUILD)/heirloom $(BENCH)
+
+# Every model beside PyTorch's: logits, gradients, memory, names of tensors. CHECK='resnet --parts logits,timm' narrows it.
+check-models: all $(BUILD)/tests/models/gradients
+	python=$$(scripts/python_env.sh) && $$python scripts/check_models.py --program $(BUILD)/heirloom \
+	    --gradients $(BUILD)/tests/models/gradients $(CHECK)
 
 # What a training step consists of, counted; part of `make test` as well.
 bench-smoke: $(BUILD)/tests/bench/test_smoke
@@ -238,6 +243,7 @@ help:
 	@echo "make test      build and run every test"
 	@echo "make bench     training throughput beside PyTorch"
 	@echo "make bench-smoke  what a training step consists of has not grown"
+	@echo "make check-models  every model beside PyTorch's, CHECK='NAME... OPTION...'; takes hours"
 	@echo "make install   into PREFIX=$(PREFIX); DESTDIR= for packagers; make uninstall"
 	@echo "make fuzz      every parser on random input, FUZZ_SECONDS=30 each"
 	@echo "make lint      formatting, layering of includes, file length"

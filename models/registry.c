@@ -88,19 +88,18 @@ const hl_published *hl_model_published(const hl_model_info *info, const char *na
 
 hl_status hl_model_find(const char *name, const hl_model_info **info)
 {
+    const char *dot = strchr(name, '.');
+    const hl_model_info *without_tag = NULL;
     for (int i = 0; i < hl_model_count(); i++) {
         *info = hl_model_at(i);
         if (!is_name((*info)->name, name) && !is_name((*info)->alias, name))
             continue;
-        const char *dot = strchr(name, '.');
         if (dot == NULL || with_tag(*info, dot + 1) != NULL)
             return HL_OK;
-        hl_status status = offer_tags(*info, name);
-        *info = NULL;
-        return status;
+        without_tag = *info;
     }
     *info = NULL;
-    return offer_nearest(name);
+    return without_tag != NULL ? offer_tags(without_tag, name) : offer_nearest(name);
 }
 
 hl_status hl_model_build(const hl_model_info *info, int64_t image_size, int64_t classes, hl_graph **graph)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares every model of the zoo with torchvision and timm, mostly through the program as users call it.
 
-usage: check_models.py [--parts PART,...] [--again] [NAME...]      (python: scripts/python_env.sh)
+usage: check_models.py [--parts PART,...] [--again] [NAME...]      (`make check-models CHECK='...'` builds and runs it)
 
 NAME is a model or what the names of several begin with (`check_models.py resnet`); all of them where none is given. What has
 been measured is kept in --results and not measured again (--again does). Prints a line per model; exit status 1 when one
@@ -29,7 +29,9 @@ import sys
 import tempfile
 
 import numpy as np
+import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 from torch import nn
@@ -261,16 +263,33 @@ class Results:
         os.replace(self.path + ".part", self.path)
 
 
+MARKDOWN = """# Every model beside PyTorch's
+
+What `make check-models` measured (scripts/check_models.py says how), PyTorch %s, torchvision %s, timm %s. Differences are relative; each has to be
+below 1e-3. Weights are random, with norms whose statistics and scales differ from channel to channel.
+
+- *logits*: of the same images, each side with its own decoding, resizing and preprocessing
+- *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in their place
+- *exported*: logits of a run's network and of its export in PyTorch, loaded with `strict=True`
+- *from timm*, *to timm*: logits of timm's network, its state dict loaded here, and of timm's network with what `--keys timm` exports
+- *memory*: at the peak of a training step with projection, batch 8, images of the model's own size, in the default precision
+
+A dash: not measured yet, or timm has no such network (the two columns of timm). Parameters with 1000 classes; gates under projection; multiply-accumulates for one image.
+
+"""
+
+
 def write_markdown(path, zoo, rows):
-    lines = ["| model | parameters | gates | MACs | input | top-1 | logits | gradients | SiLU's | exported | from timm | to timm | memory |",
+    lines = ["| model | parameters | gates | MACs | input | top-1, % | logits | gradients | smooth | exported | from timm | to timm | memory |",
              "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for m in zoo:
         top1 = "-" if m["top1"] is None else "%.2f" % m["top1"]
         lines.append("| %s | %s | %s | %.2f G | %d | %s | %s |" % (
             m["name"], format(m["params"], ","), format(m["gates"], ","), m["macs"] / 1e9, m["image_size"], top1,
             " | ".join(shown(key, rows.get(m["name"], {})) for key in COLUMNS)))
+    versions = tuple(v.split("+")[0] for v in (torch.__version__, torchvision.__version__, timm.__version__))
     with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(MARKDOWN % versions + "\n".join(lines) + "\n")
 
 
 def main():
