@@ -237,7 +237,7 @@ const char *hl_convert_operators(void)
 {
     return "Add, AveragePool, BatchNormalization, Cast, Clip, Concat, Conv, Div, Dropout, Flatten, Gelu, "
            "Gemm, "
-           "Gather, GlobalAveragePool, GlobalMaxPool, HardSigmoid, HardSwish, Identity, MatMul, MaxPool, "
-           "Mul, Pad, "
+           "Gather, GlobalAveragePool, GlobalMaxPool, HardSigmoid, HardSwish, Identity, LayerNormalization, "
+           "MatMul, MaxPool, Mul, Pad, "
            "ReduceMean, Relu, Reshape, Sigmoid, Slice, Split, Squeeze, Sub, Transpose, Unsqueeze";
 }

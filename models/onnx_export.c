@@ -139,6 +139,38 @@ static void put_norm(exporter *e, const hl_node *node, const char *out)
     e->flat[node->id] = e->flat[node->in[0]];
 }
 
+/* ONNX normalises over the last dimensions. */
+static void put_layer_norm(exporter *e, const hl_node *node, const char *out)
+{
+    static const int64_t last[] = {0, 2, 3, 1}, first[] = {0, 3, 1, 2};
+    const hl_norm_attr *n = &node->norm;
+    bool flat = e->flat[node->id] = e->flat[node->in[0]];
+    const char *in[] = {e->names[node->in[0]], param(e, n->scale), param(e, n->shift)};
+    const char *turned = text(e, "%s.turned%s", out, ""),
+               *normed = flat ? out : text(e, "%s.normed%s", out, "");
+    if (!flat) {
+        put(e, "Transpose", turned, in, 1, turned);
+        hl_onnx_put_ints(e->writer, "perm", last, 4);
+        in[0] = turned;
+    }
+    put(e, "LayerNormalization", node->name, in, 3, normed);
+    hl_onnx_put_int(e->writer, "axis", -1);
+    hl_onnx_put_float(e->writer, "epsilon", n->eps);
+    if (flat)
+        return;
+    put(e, "Transpose", text(e, "%s.back%s", out, ""), &normed, 1, out);
+    hl_onnx_put_ints(e->writer, "perm", first, 4);
+}
+
+static void put_scale(exporter *e, const hl_node *node, const char *out)
+{
+    const hl_param *p = node->norm.scale;
+    bool flat = e->flat[node->id] = e->flat[node->in[0]];
+    const char *in[] = {e->names[node->in[0]], p->name};
+    hl_onnx_put_tensor(e->writer, p->name, HL_DTYPE_F32, flat ? 1 : p->ndim, p->shape, p->host);
+    put(e, "Mul", node->name, in, 2, out);
+}
+
 static const char *scalar(exporter *e, const hl_node *node, const char *suffix, float value)
 {
     const char *name = text(e, "%s.%s", node->name, suffix);
@@ -302,6 +334,13 @@ static hl_status put_layer(exporter *e, const hl_node *node)
     case HL_OP_NORM:
         put_norm(e, node, out);
         break;
+    case HL_OP_LAYER_NORM:
+        put_layer_norm(e, node, out);
+        break;
+    case HL_OP_SCALE: /* its parameter has the node's name */
+        out = text(e, "%s.%s", node->name, "scaled");
+        put_scale(e, node, out);
+        break;
     case HL_OP_ACT:
         put_act(e, node, out);
         break;
@@ -326,6 +365,7 @@ static hl_status put_layer(exporter *e, const hl_node *node)
         put_interleave(e, node, out);
         break;
     case HL_OP_DROPOUT:
+    case HL_OP_DROP_PATH:
         /* Gone when a network is used. */
         out = e->names[node->in[0]];
         e->flat[node->id] = e->flat[node->in[0]];

@@ -302,6 +302,38 @@ static hl_status convert_norm(hl_convert *x, const hl_onnx_node *n)
     return hl_convert_set(x, n, 0, node, view, like);
 }
 
+/* Over channels, which are the last dimension there. */
+static hl_status convert_layer_norm(hl_convert *x, const hl_onnx_node *n)
+{
+    hl_onnx_value *v = hl_convert_in(x, n, 0);
+    char text[96];
+    if (v->kind != HL_ONNX_MAP)
+        return hl_convert_fail(x, n, NULL, "its input 0 is not an image or what is made of one");
+    HL_TRY(hl_convert_plain(x, n, v));
+    HL_TRY(hl_convert_in_order(x, n, v));
+    hl_view view = v->view;
+    int like = v->source;
+    int64_t axis = hl_convert_int(n, "axis", -1);
+    if ((axis != -1 && axis != view.ndim - 1) ||
+        !hl_view_is(&view, view.ndim - 1, HL_AXIS_C, x->sources[like].shape))
+        return hl_convert_fail(x, n, "layer norms are over the channels, the last dimension",
+                               "axis %lld of its input %s is something else", (long long)axis,
+                               hl_view_text(&view, text, sizeof text));
+    hl_value node;
+    HL_TRY(hl_convert_node(x, like, &node));
+    float eps = hl_convert_float(n, "epsilon", 1e-5f);
+    if (!(eps > 0.0f) || !isfinite(eps))
+        return hl_convert_fail(x, n, NULL, "epsilon %g is out of range", (double)eps);
+    node = hl_graph_layer_norm(x->graph, hl_convert_name(x, n, n->in[1]), node, eps);
+    if (node == HL_NO_VALUE)
+        return hl_fail_text(x->graph->status, x->graph->error);
+    const hl_norm_attr *norm = &hl_graph_node(x->graph, node)->norm;
+    HL_TRY(fill(x, n, hl_convert_in(x, n, 1), "scale", norm->scale));
+    if (hl_convert_has(n, 2))
+        HL_TRY(fill(x, n, hl_convert_in(x, n, 2), "shift", norm->shift));
+    return hl_convert_set(x, n, 0, node, view, like);
+}
+
 hl_status hl_convert_layers(hl_convert *x, const hl_onnx_node *n, bool *known)
 {
     static const struct {
@@ -310,7 +342,8 @@ hl_status hl_convert_layers(hl_convert *x, const hl_onnx_node *n, bool *known)
     } table[] = {{"Conv", convert_conv},
                  {"Gemm", convert_gemm},
                  {"MatMul", convert_matmul},
-                 {"BatchNormalization", convert_norm}};
+                 {"BatchNormalization", convert_norm},
+                 {"LayerNormalization", convert_layer_norm}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (strcmp(n->op, table[i].op) != 0)
             continue;

@@ -24,6 +24,17 @@ static hl_status add_act(hl_convert *x, const hl_onnx_node *n, int like, hl_act 
     return hl_convert_source(x, hl_graph_act(x->graph, hl_convert_name(x, n, NULL), node, act), like, source);
 }
 
+/* k x by channel. */
+static hl_value add_scale(hl_convert *x, const char *name, const hl_onnx_value *v, hl_value node,
+                          bool reversed)
+{
+    node = hl_graph_scale(x->graph, name, node);
+    hl_param *scale = node != HL_NO_VALUE ? hl_graph_node(x->graph, node)->norm.scale : NULL;
+    for (int64_t i = 0; scale != NULL && i < scale->count; i++)
+        scale->host[i] = v->ks != NULL ? v->ks[reversed ? scale->count - 1 - i : i] : (float)v->k;
+    return node;
+}
+
 /* k x + b by channel: a depthwise 1x1 convolution. */
 static hl_status add_affine(hl_convert *x, const hl_onnx_node *n, const hl_onnx_value *v, int like,
                             int *source)
@@ -32,6 +43,9 @@ static hl_status add_affine(hl_convert *x, const hl_onnx_node *n, const hl_onnx_
     HL_TRY(hl_convert_node(x, like, &node));
     int64_t c = x->sources[like].shape.c;
     bool reversed = x->sources[like].reversed;
+    if (v->bs == NULL && v->b == 0.0)
+        return hl_convert_source(x, add_scale(x, hl_convert_name(x, n, NULL), v, node, reversed), like,
+                                 source);
     node = hl_graph_conv(x->graph, hl_convert_name(x, n, NULL), node,
                          (hl_conv_spec){.out = c, .groups = c, .bias = true});
     if (node != HL_NO_VALUE) {

@@ -239,6 +239,34 @@ ParameterizedTest(zoo_case *c, onnx, networks_of_the_zoo_survive_writing_and_rea
     free(have);
 }
 
+/* What ConvNeXt has that the networks above have not; layer norms over maps and over vectors. */
+Test(onnx, layer_norms_and_scales_survive_writing_and_reading)
+{
+    hl_graph *g;
+    cr_assert_eq(hl_graph_create(&g), HL_OK);
+    hl_value x = hl_graph_conv(g, "stem", hl_graph_input(g, 12, 12, 3),
+                               (hl_conv_spec){.out = 24, .kernel = 4, .stride = 4, .bias = true});
+    x = hl_graph_layer_norm(g, "norm", x, 1e-6f);
+    hl_value y = hl_graph_linear(g, "up", x, 40, true);
+    y = hl_graph_linear(g, "down", hl_graph_act(g, "act", y, HL_ACT_GELU), 24, true);
+    y = hl_graph_drop_path(g, "drop", hl_graph_scale(g, "block.layer_scale", y), 0.1f, 1.0f);
+    x = hl_graph_global_pool(g, "pool", hl_graph_add(g, "sum", x, y));
+    x = hl_graph_scale(g, "last.layer_scale", hl_graph_layer_norm(g, "last.norm", x, 1e-6f));
+    cr_assert_eq(hl_graph_finish(g, hl_graph_head(g, "fc", x, 5)), HL_OK, "%s", hl_last_error());
+    formula_fill(g);
+    hl_graph *again = written_and_read(g, 12);
+    for (size_t i = 0; i < g->param_count; i++)
+        cr_expect(has_param(again, g->params[i]->name), "%s", g->params[i]->name);
+    float *images = malloc(2 * 12 * 12 * 3 * sizeof *images);
+    formula_values("images", -2.0, 2.0, images, 2 * 12 * 12 * 3);
+    float *want = run(g, images, 2), *have = run(again, images, 2);
+    double error = off(have, want, 10);
+    cr_expect(error <= tolerance, "logits are off by %.2g of their norm", error);
+    free(images);
+    free(want);
+    free(have);
+}
+
 /* A file with one operator between a convolution and a classifier: what is said of it. */
 static void refused(const char *op, const char *attr, int64_t value, const char *says)
 {
@@ -314,7 +342,8 @@ Test(onnx, damaged_files_are_refused_or_read)
 Test(onnx, what_is_not_supported_is_said_with_its_node)
 {
     refused("LSTM", NULL, 0, "not supported");
-    refused("LayerNormalization", NULL, 0, "supported are");
+    refused("LRN", NULL, 0, "supported are");
+    refused("LayerNormalization", "axis", 1, "the last dimension");
     refused("Erf", NULL, 0, "GELU");
     refused("Conv", NULL, 0, "constant");
     refused("MatMul", NULL, 0, "constant");
