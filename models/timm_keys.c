@@ -253,7 +253,11 @@ const char *hl_timm_key(const hl_model_info *info, const hl_graph *graph, const 
     size_t length = f != NULL ? find_block(f, name, &stage, &place) : 0;
     char prefix[32];
     snprintf(buf, size, "%s", name);
-    if (f == NULL || rename_start(f->outer, name, "", buf, size) || length == 0)
+    if (f == NULL)
+        return buf;
+    /* What lies between ConvNeXt's stages has names like its blocks'. */
+    bool outer = length == 0 || f->inner == convnext_block;
+    if (outer && (rename_start(f->outer, name, "", buf, size) || length == 0))
         return buf;
     if (f->inner == convnext_block) { /* every second of its features is a stage */
         snprintf(prefix, sizeof prefix, "stages.%d.blocks.%d.", stage / 2, place);
