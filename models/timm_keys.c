@@ -25,36 +25,34 @@ typedef struct family {
 
 static const renaming mobilenet_v2[] = {{"features.0.0.", "conv_stem."},  {"features.0.1.", "bn1."},
                                         {"features.18.0.", "conv_head."}, {"features.18.1.", "bn2."},
-                                        {"classifier.1.", "classifier."}, {0}},
-                      mobilenet_v3_large[] = {{"features.0.0.", "conv_stem."},
+                                        {"classifier.1.", "classifier."}, {0}};
+static const renaming mobilenet_v3_large[] = {{"features.0.0.", "conv_stem."},
                                               {"features.0.1.", "bn1."},
                                               {"features.16.0.", "blocks.6.0.conv."},
                                               {"features.16.1.", "blocks.6.0.bn1."},
                                               {"classifier.0.", "conv_head."},
                                               {"classifier.3.", "classifier."},
-                                              {0}},
-                      mobilenet_v3_small[] = {{"features.0.0.", "conv_stem."},
+                                              {0}};
+static const renaming mobilenet_v3_small[] = {{"features.0.0.", "conv_stem."},
                                               {"features.0.1.", "bn1."},
                                               {"features.12.0.", "blocks.5.0.conv."},
                                               {"features.12.1.", "blocks.5.0.bn1."},
                                               {"classifier.0.", "conv_head."},
                                               {"classifier.3.", "classifier."},
-                                              {0}},
-                      mnasnet[] = {{"layers.0.", "conv_stem."},          {"layers.1.", "bn1."},
+                                              {0}};
+static const renaming mnasnet[] = {{"layers.0.", "conv_stem."},          {"layers.1.", "bn1."},
                                    {"layers.3.", "blocks.0.0.conv_dw."}, {"layers.4.", "blocks.0.0.bn1."},
                                    {"layers.6.", "blocks.0.0.conv_pw."}, {"layers.7.", "blocks.0.0.bn2."},
                                    {"layers.14.", "conv_head."},         {"layers.15.", "bn2."},
-                                   {"classifier.1.", "classifier."},     {0}},
-                      /* The last convolution has the number behind the stages', of which v2_s has six. */
-    efficientnet[] = {{"features.0.0.", "conv_stem."},  {"features.0.1.", "bn1."},
-                      {"features.7.0.", "conv_head."},  {"features.7.1.", "bn2."},
-                      {"features.8.0.", "conv_head."},  {"features.8.1.", "bn2."},
-                      {"classifier.1.", "classifier."}, {0}},
-                      regnet[] = {{"stem.0.", "stem.conv."},
-                                  {"stem.1.", "stem.bn."},
-                                  {"fc.", "head.fc."},
-                                  {0}},
-                      regnet_block[] = {{"f.a.0.", "conv1.conv."},
+                                   {"classifier.1.", "classifier."},     {0}};
+/* The last convolution has the number behind the stages', of which v2_s has six. */
+static const renaming efficientnet[] = {{"features.0.0.", "conv_stem."},  {"features.0.1.", "bn1."},
+                                        {"features.7.0.", "conv_head."},  {"features.7.1.", "bn2."},
+                                        {"features.8.0.", "conv_head."},  {"features.8.1.", "bn2."},
+                                        {"classifier.1.", "classifier."}, {0}};
+static const renaming regnet[] = {
+    {"stem.0.", "stem.conv."}, {"stem.1.", "stem.bn."}, {"fc.", "head.fc."}, {0}};
+static const renaming regnet_block[] = {{"f.a.0.", "conv1.conv."},
                                         {"f.a.1.", "conv1.bn."},
                                         {"f.b.0.", "conv2.conv."},
                                         {"f.b.1.", "conv2.bn."},
@@ -64,18 +62,18 @@ static const renaming mobilenet_v2[] = {{"features.0.0.", "conv_stem."},  {"feat
                                         {"f.se.fc2.", "se.fc2."},
                                         {"proj.0.", "downsample.conv."},
                                         {"proj.1.", "downsample.bn."},
-                                        {0}},
-                      convnext[] = {{"features.0.", "stem."},
+                                        {0}};
+static const renaming convnext[] = {{"features.0.", "stem."},
                                     {"features.2.", "stages.1.downsample."},
                                     {"features.4.", "stages.2.downsample."},
                                     {"features.6.", "stages.3.downsample."},
                                     {"classifier.0.", "head.norm."},
                                     {"classifier.2.", "head.fc."},
-                                    {0}},
-                      convnext_block[] = {{"layer_scale", "gamma"}, {"block.0.", "conv_dw."},
+                                    {0}};
+static const renaming convnext_block[] = {{"layer_scale", "gamma"}, {"block.0.", "conv_dw."},
                                           {"block.2.", "norm."},    {"block.3.", "mlp.fc1."},
-                                          {"block.5.", "mlp.fc2."}, {0}},
-                      vgg[] = {{"classifier.0.", "pre_logits.fc1."},
+                                          {"block.5.", "mlp.fc2."}, {0}};
+static const renaming vgg[] = {{"classifier.0.", "pre_logits.fc1."},
                                {"classifier.3.", "pre_logits.fc2."},
                                {"classifier.6.", "head.fc."},
                                {0}};
