@@ -17,9 +17,9 @@ bool hl_onnx_is_name(const char *name);
 hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **net);
 void hl_onnx_net_destroy(hl_onnx_net *net); /* NULL is fine */
 
-/* Valid as long as the net: the file's name without its folder, the size of its input, the preprocessing in
- * its metadata (what hl_onnx_export wrote) or else ImageNet's. `build` is NULL. head is known once a graph
- * was built. */
+/* Valid as long as the net: the file's name without its folder (in plain ASCII), the size of its input, the
+ * preprocessing in its metadata (what hl_onnx_export wrote) or else ImageNet's. `build` is NULL. head is
+ * known once a graph was built. */
 const hl_model_info *hl_onnx_net_info(const hl_onnx_net *net);
 /* The names of its classes as hl_onnx_export wrote them, a JSON list; or NULL. */
 const char *hl_onnx_net_class_names(const hl_onnx_net *net);

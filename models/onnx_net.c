@@ -151,6 +151,16 @@ static void read_metadata(hl_onnx_net *net)
     net->info.bicubic = text[3] != NULL && strcmp(text[3], "bicubic") == 0;
 }
 
+/* A file name that can stand in JSON and in other files' names, whatever its bytes are. */
+static const char *plain_name(const hl_onnx *onnx, const char *file)
+{
+    char *name = hl_arena_copy(onnx->arena, file);
+    for (char *c = name; c != NULL && *c != '\0'; c++)
+        if (*c < ' ' || *c > '~')
+            *c = '_';
+    return name;
+}
+
 hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **net)
 {
     static const hl_model_info imagenet = {HL_IMAGENET};
@@ -162,7 +172,7 @@ hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **ne
     made->info = imagenet;
     hl_status status = hl_onnx_read(path, &made->onnx);
     if (status == HL_OK) {
-        made->info.name = hl_arena_copy(made->onnx->arena, slash != NULL ? slash + 1 : path);
+        made->info.name = plain_name(made->onnx, slash != NULL ? slash + 1 : path);
         made->info.head = made->head_name;
         made->info.weights_file = made->info.name;
         made->info.licence = made->info.paper = "";
