@@ -21,7 +21,10 @@ static __host__ __device__ constexpr int forward_run(int kw, int stride)
     return kw == 5 && stride == 2 ? 2 : 4;
 }
 
-enum { DATA_RUN = 4 };
+static __host__ __device__ constexpr int data_run(int kw)
+{
+    return kw == 7 ? 2 : 4;
+}
 
 typedef struct epilogue {
     const void *bias, *residual;
@@ -139,7 +142,7 @@ template <typename T, int V, int K, int STRIDE>
 static __global__ void __launch_bounds__(HL_TILES_THREADS, 2)
     data_row(hl_geometry a, hl_tiles tiles, const T *dy, const T *w, T *dx)
 {
-    enum { RUN = DATA_RUN };
+    enum { RUN = data_run(K) };
     hl_tile_spot at = hl_tiles_at(tiles);
     if (!at.inside)
         return;
@@ -256,7 +259,7 @@ static void launch_data(const hl_geometry &a, int64_t rows, const T *dy, const T
 {
     enum { V = hl_width<T>::value };
     bool vectors = a.channels % V == 0, run = vectors && is_run(a);
-    hl_tiles tiles = hl_tiles_make(rows, run ? runs(a.x_w + lead(a, a.sw), DATA_RUN) : a.x_w,
+    hl_tiles tiles = hl_tiles_make(rows, run ? runs(a.x_w + lead(a, a.sw), data_run(a.kw)) : a.x_w,
                                    vectors ? a.channels / V : a.channels);
     unsigned blocks = hl_tiles_blocks(&tiles), threads = hl_tiles_threads(&tiles);
     if (run)

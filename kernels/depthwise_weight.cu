@@ -46,7 +46,7 @@ static bool is_run(const hl_geometry &a)
 /* Pixels of a run: as many as registers hold together with the pixels under their windows. */
 static __host__ __device__ constexpr int run_of(int kw, int stride)
 {
-    return kw == 7 ? 2 : kw == 5 ? 4 - stride : 4;
+    return kw == 7 ? 1 : kw == 5 ? 4 - stride : 4;
 }
 
 /* rows: of all outputs, n h; width: channels of a vector. */
