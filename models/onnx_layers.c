@@ -261,6 +261,15 @@ static hl_status convert_matmul(hl_convert *x, const hl_onnx_node *n)
     return convert_product(x, n, false);
 }
 
+/* What a norm reads: a map with nothing pending, its channels in our order. */
+static hl_status take_map(hl_convert *x, const hl_onnx_node *n, hl_onnx_value *v)
+{
+    if (v->kind != HL_ONNX_MAP)
+        return hl_convert_fail(x, n, NULL, "its input 0 is not an image or what is made of one");
+    HL_TRY(hl_convert_plain(x, n, v));
+    return hl_convert_in_order(x, n, v);
+}
+
 static hl_status convert_norm(hl_convert *x, const hl_onnx_node *n)
 {
     hl_onnx_value *v = hl_convert_in(x, n, 0);
@@ -271,10 +280,7 @@ static hl_status convert_norm(hl_convert *x, const hl_onnx_node *n)
     for (int i = 1; i < 5; i++)
         if (!hl_convert_has(n, i))
             return hl_convert_fail(x, n, NULL, "it has no input %d", i);
-    if (v->kind != HL_ONNX_MAP)
-        return hl_convert_fail(x, n, NULL, "its input 0 is not an image or what is made of one");
-    HL_TRY(hl_convert_plain(x, n, v));
-    HL_TRY(hl_convert_in_order(x, n, v));
+    HL_TRY(take_map(x, n, v));
     hl_view view = v->view;
     int like = v->source;
     if (view.ndim < 2 || !hl_view_is(&view, 1, HL_AXIS_C, x->sources[like].shape))
@@ -307,10 +313,7 @@ static hl_status convert_layer_norm(hl_convert *x, const hl_onnx_node *n)
 {
     hl_onnx_value *v = hl_convert_in(x, n, 0);
     char text[96];
-    if (v->kind != HL_ONNX_MAP)
-        return hl_convert_fail(x, n, NULL, "its input 0 is not an image or what is made of one");
-    HL_TRY(hl_convert_plain(x, n, v));
-    HL_TRY(hl_convert_in_order(x, n, v));
+    HL_TRY(take_map(x, n, v));
     hl_view view = v->view;
     int like = v->source;
     int64_t axis = hl_convert_int(n, "axis", -1);
