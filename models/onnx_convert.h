@@ -30,8 +30,9 @@ typedef enum hl_onnx_form {
     HL_FORM_SWISH6,      /* x times that: six times the hard swish */
     HL_FORM_ERF,         /* erf(x / sqrt 2) */
     HL_FORM_ERF_PLUS1,
-    HL_FORM_GELU2, /* x times that: twice the GELU */
-    HL_FORM_PADDED /* zeros around it */
+    HL_FORM_NORMAL, /* half of that: the normal distribution */
+    HL_FORM_GELU2,  /* x times that: twice the GELU */
+    HL_FORM_PADDED  /* zeros around it */
 } hl_onnx_form;
 
 typedef enum hl_onnx_kind { HL_ONNX_UNSET, HL_ONNX_CONST, HL_ONNX_MAP } hl_onnx_kind;

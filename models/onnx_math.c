@@ -95,6 +95,7 @@ hl_status hl_convert_plain(hl_convert *x, const hl_onnx_node *n, hl_onnx_value *
         break;
     case HL_FORM_ERF:
     case HL_FORM_ERF_PLUS1:
+    case HL_FORM_NORMAL:
         return hl_convert_fail(x, maker, "Erf is read as a part of x (1 + erf(x / sqrt 2)) / 2",
                                "an Erf that is not part of a GELU");
     case HL_FORM_PADDED:
@@ -177,6 +178,10 @@ static hl_status scaled(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, d
 {
     if (vector == NULL && v.form == HL_FORM_RELU6_PLUS3 && is_near(number, 1.0 / 6.0)) {
         v.form = HL_FORM_HARDSIGMOID;
+        return pending(x, n, v);
+    }
+    if (vector == NULL && v.form == HL_FORM_ERF_PLUS1 && is_near(number, 0.5)) {
+        v.form = HL_FORM_NORMAL;
         return pending(x, n, v);
     }
     if (vector == NULL && v.form == HL_FORM_SWISH6 && is_near(number, 1.0 / 6.0))
@@ -267,7 +272,8 @@ static hl_status multiply_self(hl_convert *x, const hl_onnx_node *n, const hl_on
         return activated(x, n, a, HL_ACT_HARDSWISH);
     if (f->form == HL_FORM_RELU6_PLUS3 && is_uniform(a, 1.0 / 6.0, 0.0))
         return activated(x, n, a, HL_ACT_HARDSWISH);
-    if (f->form == HL_FORM_ERF_PLUS1 && is_uniform(a, 0.5, 0.0))
+    if ((f->form == HL_FORM_ERF_PLUS1 && is_uniform(a, 0.5, 0.0)) ||
+        (f->form == HL_FORM_NORMAL && a->form == HL_FORM_PLAIN))
         return activated(x, n, a, HL_ACT_GELU);
     if (a->form == HL_FORM_PLAIN && (f->form == HL_FORM_RELU6_PLUS3 || f->form == HL_FORM_ERF_PLUS1)) {
         v.form = f->form == HL_FORM_RELU6_PLUS3 ? HL_FORM_SWISH6 : HL_FORM_GELU2;

@@ -267,6 +267,56 @@ Test(onnx, layer_norms_and_scales_survive_writing_and_reading)
     free(have);
 }
 
+/* GELU as PyTorch's newer exporter writes it: x times (0.5 times (1 + erf(x / sqrt 2))). */
+Test(onnx, a_gelu_may_halve_the_distribution_first)
+{
+    static const int64_t image[4] = {-1, 3, 4, 4}, kernel[4] = {2, 3, 1, 1}, last[2] = {2, 2},
+                         out[2] = {-1, 2};
+    static const float k[6] = {1.0f, 0.5f, -1.0f, 0.25f, 2.0f, 1.0f}, m[4] = {1.0f, 0.0f, 0.0f, 1.0f},
+                       root = 1.41421356f, one = 1.0f, half = 0.5f;
+    char *folder = scratch_make(), *path = scratch_path(folder, "net.onnx");
+    hl_onnx_writer *w;
+    cr_assert_eq(hl_onnx_writer_create(&w), HL_OK);
+    hl_onnx_put_port(w, false, "x", 4, image);
+    hl_onnx_put_tensor(w, "k", HL_DTYPE_F32, 4, kernel, k);
+    hl_onnx_put_tensor(w, "m", HL_DTYPE_F32, 2, last, m);
+    hl_onnx_put_tensor(w, "root", HL_DTYPE_F32, 0, NULL, &root);
+    hl_onnx_put_tensor(w, "one", HL_DTYPE_F32, 0, NULL, &one);
+    hl_onnx_put_tensor(w, "half", HL_DTYPE_F32, 0, NULL, &half);
+    static const char *const nodes[][4] = {{"Conv", "x", "k", "c"},
+                                           {"Div", "c", "root", "d"},
+                                           {"Erf", "d", NULL, "e"},
+                                           {"Add", "e", "one", "a"},
+                                           {"Mul", "half", "a", "h"},
+                                           {"Mul", "c", "h", "g"},
+                                           {"GlobalAveragePool", "g", NULL, "p"},
+                                           {"Flatten", "p", NULL, "f"},
+                                           {"Gemm", "f", "m", "y"}};
+    for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++)
+        hl_onnx_put_node(w, nodes[i][0], nodes[i][3], &nodes[i][1], nodes[i][2] != NULL ? 2 : 1, &nodes[i][3],
+                         1);
+    hl_onnx_put_port(w, true, "y", 2, out);
+    cr_assert_eq(hl_onnx_writer_save(w, path), HL_OK, "%s", hl_last_error());
+    hl_onnx_writer_destroy(w);
+    float images[4 * 4 * 3], *have;
+    formula_values("images", -2.0, 2.0, images, 4 * 4 * 3);
+    have = run(read_graph(path, &(hl_onnx_build){0}), images, 1);
+    for (int o = 0; o < 2; o++) {
+        double sum = 0.0;
+        for (int i = 0; i < 16; i++) {
+            double x = 0.0;
+            for (int c = 0; c < 3; c++)
+                x += (double)k[o * 3 + c] * (double)images[i * 3 + c];
+            sum += x * 0.5 * (1.0 + erf(x / sqrt(2.0)));
+        }
+        cr_expect(fabs((double)have[o] - sum / 16.0) <= 1e-5 * fabs(sum / 16.0), "%g, not %g",
+                  (double)have[o], sum / 16.0);
+    }
+    free(have);
+    free(path);
+    scratch_remove(folder);
+}
+
 /* A file with one operator between a convolution and a classifier: what is said of it. */
 static void refused(const char *op, const char *attr, int64_t value, const char *says)
 {
