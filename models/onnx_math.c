@@ -172,6 +172,20 @@ static hl_status combine(hl_convert *x, const hl_onnx_node *n, int64_t c, bool m
     return HL_OK;
 }
 
+/* What is not affine yet becomes x times 1 plus 0. */
+static hl_status start_affine(hl_convert *x, const hl_onnx_node *n, hl_onnx_value *v)
+{
+    if (v->form == HL_FORM_AFFINE)
+        return HL_OK;
+    if (v->channel == 0)
+        HL_TRY(hl_convert_plain(x, n, v));
+    v->form = HL_FORM_AFFINE;
+    v->k = 1.0;
+    v->b = 0.0;
+    v->ks = v->bs = NULL;
+    return HL_OK;
+}
+
 /* v times a constant; what that completes is an activation. */
 static hl_status scaled(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, double number,
                         const float *vector)
@@ -188,14 +202,7 @@ static hl_status scaled(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, d
         return activated(x, n, &v, HL_ACT_HARDSWISH);
     if (vector == NULL && v.form == HL_FORM_GELU2 && is_near(number, 0.5))
         return activated(x, n, &v, HL_ACT_GELU);
-    if (v.form != HL_FORM_AFFINE) {
-        if (v.channel == 0)
-            HL_TRY(hl_convert_plain(x, n, &v));
-        v.form = HL_FORM_AFFINE;
-        v.k = 1.0;
-        v.b = 0.0;
-        v.ks = v.bs = NULL;
-    }
+    HL_TRY(start_affine(x, n, &v));
     int64_t c = x->sources[v.source].shape.c;
     if (vector != NULL || v.ks != NULL)
         HL_TRY(combine(x, n, c, true, v.ks, v.k, vector, number, &v.ks));
@@ -213,14 +220,7 @@ static hl_status shifted(hl_convert *x, const hl_onnx_node *n, hl_onnx_value v, 
         v.form = HL_FORM_ERF_PLUS1;
         return pending(x, n, v);
     }
-    if (v.form != HL_FORM_AFFINE) {
-        if (v.channel == 0)
-            HL_TRY(hl_convert_plain(x, n, &v));
-        v.form = HL_FORM_AFFINE;
-        v.k = 1.0;
-        v.b = 0.0;
-        v.ks = v.bs = NULL;
-    }
+    HL_TRY(start_affine(x, n, &v));
     if (vector != NULL || v.bs != NULL)
         HL_TRY(combine(x, n, x->sources[v.source].shape.c, false, v.bs, v.b, vector, number, &v.bs));
     v.b += number;

@@ -180,14 +180,20 @@ void hl_act_grad_range(hl_act act, const hl_tensor *operand, hl_tensor *const *g
     }
 }
 
+void hl_act_grad_all(hl_act act, const hl_tensor *operand, hl_tensor *const *gradients, int gradient_count,
+                     const hl_tensor *out)
+{
+    int64_t count = hl_tensor_count(out);
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += HL_TILE)
+        hl_act_grad_range(act, operand, gradients, gradient_count, out, at,
+                          count - at < HL_TILE ? count : at + HL_TILE);
+}
+
 static hl_status act_grad_run(hl_cpu *cpu, hl_step *step)
 {
     (void)cpu;
-    int64_t count = hl_tensor_count(step->out[0]);
-#pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < count; at += HL_TILE)
-        hl_act_grad_range(step->act.act, step->in[0], step->in + 1, step->in_count - 1, step->out[0], at,
-                          count - at < HL_TILE ? count : at + HL_TILE);
+    hl_act_grad_all(step->act.act, step->in[0], step->in + 1, step->in_count - 1, step->out[0]);
     return HL_OK;
 }
 

@@ -5,7 +5,6 @@
 #include "backend/cpu/act_grad.h"
 #include "backend/cpu/conv_operands.h"
 #include "backend/cpu/conv_product.h"
-#include "backend/cpu/tile.h"
 
 void hl_conv_exec_release(hl_cpu *cpu, hl_step *step)
 {
@@ -70,11 +69,7 @@ static void run_behind(const hl_step *step)
 {
     const hl_conv_operands o = hl_conv_operands_of(step);
     hl_tensor *const gradients[] = {o.to, o.residual};
-    int64_t count = hl_tensor_count(o.to);
-#pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < count; at += HL_TILE)
-        hl_act_grad_range(o.act, o.before, gradients, o.residual != NULL ? 2 : 1, o.to, at,
-                          count - at < HL_TILE ? count : at + HL_TILE);
+    hl_act_grad_all(o.act, o.before, gradients, o.residual != NULL ? 2 : 1, o.to);
 }
 
 hl_status hl_conv_exec_run(hl_cpu *cpu, hl_step *step)
