@@ -11,7 +11,7 @@ DEBUG    ?= 0
 PACKAGES := libpng libjpeg libzip jansson yaml-0.1 nettle
 
 # What a warning of the optimiser says hangs on how it optimises: errors where the program itself is built.
-WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes $(if $(SANITIZE),,-Werror)
+WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror$(if $(SANITIZE),=implicit-function-declaration)
 # -g1: lines for backtraces and profiles; variables too with DEBUG=1. Sanitizers' checks are not worth optimising: with
 # them -O3 compiles six times as long as -O1.
 CFLAGS   ?= $(if $(SANITIZE),-O1,-O3) -g1

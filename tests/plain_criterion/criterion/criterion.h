@@ -1,5 +1,5 @@
-/* Stands in for Criterion, which cannot run under the thread sanitizer: what the tests of kernels use of it.
- * Each test runs in a child; main prints Criterion's summary line. */
+/* Stands in for Criterion, which cannot run under the thread sanitizer: what the tests of kernels and
+ * tests/support use of it. Each test runs in a child; main prints Criterion's summary line. */
 #ifndef PLAIN_CRITERION_H
 #define PLAIN_CRITERION_H
 #pragma GCC system_header /* as the real one: its macros may do what warnings are against */
@@ -36,6 +36,9 @@ void plain_test_expect(bool holds, const char *what, const char *file, int line,
 #define cr_assert_geq(a, b, ...)         PLAIN_EXPECT((a) >= (b), #a " >= " #b, __VA_ARGS__)
 #define cr_assert_not_null(p, ...)       PLAIN_EXPECT((p) != NULL, #p " is not NULL", __VA_ARGS__)
 #define cr_assert_str_empty(s, ...)      PLAIN_EXPECT((s)[0] == '\0', #s " is empty", __VA_ARGS__)
+#define cr_expect(condition, ...)        PLAIN_EXPECT((condition), #condition, __VA_ARGS__)
+#define cr_expect_eq(a, b, ...)          PLAIN_EXPECT((a) == (b), #a " is " #b, __VA_ARGS__)
+#define cr_expect_not_null(p, ...)       PLAIN_EXPECT((p) != NULL, #p " is not NULL", __VA_ARGS__)
 #define cr_assert_float_eq(a, b, e, ...) PLAIN_EXPECT(fabs((a) - (b)) <= (e), #a " is " #b, __VA_ARGS__)
 
 #endif
