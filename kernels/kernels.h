@@ -208,7 +208,7 @@ int64_t hl_fold_blocks(hl_fold_item *items, int count);
 /* Folds all items in one launch; `items` in device memory. */
 int hl_launch_fold(const hl_fold_item *items, int count, int64_t blocks, hl_cuda_stream stream);
 
-/* From the gradient dw of W_eff, in `packing` and dw_elem (f32, bf16, f16):
+/* From the gradient dw of W_eff, in `packing` and dw_elem (f32, bf16, f16); run NULL: nothing is kept:
  *     dgate[o,i] = keep dgate[o,i] + s_o sum over the window of dw W        (dgate not NULL; [O, I/G] f32)
  *     dweight    = keep dweight + s_o (1 + gate) dw                          (dweight not NULL; [O, I/G,
  * window] f32) with keep = run->grad_keep; with keep 0 the old values are not read. */
@@ -220,6 +220,33 @@ size_t hl_bias_grad_scratch(int64_t rows, int64_t channels);
 int hl_launch_bias_grad(const hl_expr_args *expr, const void *dy, hl_elem elem, int64_t rows,
                         int64_t channels, float *grad, const hl_run_state *run, void *scratch,
                         hl_cuda_stream stream);
+
+/* ---- weights that are changed as a whole (weight_change.cu) ---- */
+
+/* A factor of backend/param.h; gradients NULL where not trained. f32 on the device. */
+typedef struct hl_factor_args {
+    const float *left, *right; /* right NULL: the matrix itself is left */
+    float *dleft, *dright;
+    int64_t blocks, rows, columns, rank;
+} hl_factor_args;
+
+/* f(W) of a hl_weight_expr of kind HL_WEIGHT_CHANGED: the formulas of hl_weight_change. */
+typedef struct hl_change_args {
+    int32_t kind; /* hl_change_kind */
+    float scale;
+    hl_factor_args factor[2];
+    const float *magnitude; /* [O] or NULL */
+    float *dmagnitude;
+    const float *weight;             /* [O, I/G, window] */
+    int64_t outputs, inputs, window; /* O, I/G, kh kw */
+} hl_change_args;
+/* f(W) [O, I/G, window] into value. Without magnitudes equal to hl_weight_change_value bit by bit. */
+int hl_launch_change_value(const hl_change_args *args, float *value, hl_cuda_stream stream);
+/* Gradients of factors and magnitudes from dv, the gradient of f(W), which is overwritten:
+ * grad = keep grad + ..., keep = run->grad_keep. Deterministic. */
+size_t hl_change_grad_scratch(const hl_change_args *args);
+int hl_launch_change_grad(const hl_change_args *args, float *dv, const hl_run_state *run, void *scratch,
+                          hl_cuda_stream stream);
 
 /* ---- recombination of sub-function outputs (recombine.cu) ---- */
 

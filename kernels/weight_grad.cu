@@ -16,6 +16,11 @@ typedef struct grads {
     const hl_run_state *run;
 } grads;
 
+static __device__ __forceinline__ bool keeps(const grads &g)
+{
+    return g.run != NULL && g.run->grad_keep != 0.0f;
+}
+
 static __device__ __forceinline__ float kept(bool keep, const float *grad, int64_t at)
 {
     return keep ? grad[at] : 0.0f;
@@ -30,7 +35,7 @@ static __global__ void __launch_bounds__(HL_PAIRS_THREADS)
     int64_t at = ((int64_t)blockIdx.x * HL_PAIRS_THREADS + threadIdx.x) * V;
     if (at >= pairs)
         return;
-    bool keep = g.run->grad_keep != 0.0f;
+    bool keep = keeps(g);
     float d[V], w[V], old[V] = {0}, scale = hl_expr_scale(e, at / e.inputs);
     hl_load<V>(dw + at, d);
     if (g.dgate != NULL) {
@@ -60,7 +65,7 @@ static __global__ void __launch_bounds__(HL_PAIRS_THREADS)
 static __device__ void turned_grads(const hl_expr_args &e, const grads &g, hl_pair start, int64_t first,
                                     int count, float *turned)
 {
-    bool keep = g.run->grad_keep != 0.0f;
+    bool keep = keeps(g);
     const float *w = e.weight + first * e.window;
     for (int k = (int)threadIdx.x; k < count * e.window; k += HL_PAIRS_THREADS) {
         int64_t at = first * e.window + k;
@@ -109,7 +114,7 @@ static __global__ void __launch_bounds__(HL_PAIRS_THREADS)
         return;
     hl_pair p = {pair / e.inputs, (int)(pair % e.inputs)};
     hl_packed_window from = hl_packed_at(e, packing, p);
-    bool keep = g.run->grad_keep != 0.0f;
+    bool keep = keeps(g);
     float scale = hl_expr_scale(e, p.output), factor = scale * hl_expr_gate(e.gate, pair), sum = 0.0f;
     for (int t = 0; t < e.window; t++) {
         float d = hl_to_float(dw[from.first + t * from.stride]);

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/compute.h"
+
 typedef enum hl_param_role {
     HL_PARAM_WEIGHT,     /* convolution [O, I/G, kh, kw] or linear [O, I] */
     HL_PARAM_BIAS,       /* [O] */
@@ -15,7 +17,8 @@ typedef enum hl_param_role {
                             are used */
     HL_PARAM_NORM_VAR,   /* running variance [C], unbiased; likewise */
     HL_PARAM_SCALE,      /* a factor for each channel, [C] or [C, 1, 1] */
-    HL_PARAM_GATE        /* [O, I/G]; stored as delta = gate - 1 */
+    HL_PARAM_GATE,       /* [O, I/G]; stored as delta = gate - 1 */
+    HL_PARAM_FACTOR      /* of a weight change; a method's own, as gates are */
 } hl_param_role;
 
 /* One named tensor, float32, C order. The graph owns it. */
@@ -39,6 +42,12 @@ static inline bool hl_param_is_statistic(const hl_param *p)
     return p->role == HL_PARAM_NORM_MEAN || p->role == HL_PARAM_NORM_VAR;
 }
 
+/* Does the network have it without any method? */
+static inline bool hl_param_is_base(const hl_param *p)
+{
+    return p->role != HL_PARAM_GATE && p->role != HL_PARAM_FACTOR;
+}
+
 /* The shape that state dicts give it, into shape; returns its number of dimensions. */
 static inline int hl_param_file_shape(const hl_param *p, int64_t shape[4])
 {
@@ -57,9 +66,26 @@ static inline bool hl_param_is_conv(const hl_param *p)
 }
 
 typedef enum hl_weight_expr_kind {
-    HL_WEIGHT_PLAIN, /* f(W) = W */
-    HL_WEIGHT_GATED  /* f(W)[o,i,k] = (1 + gate[o,i]) W[o,i,k]: model projection, arXiv 2602.06245 */
+    HL_WEIGHT_PLAIN,  /* f(W) = W */
+    HL_WEIGHT_GATED,  /* f(W)[o,i,k] = (1 + gate[o,i]) W[o,i,k]: model projection, arXiv 2602.06245 */
+    HL_WEIGHT_CHANGED /* f(W) is computed as a whole from W and a hl_weight_change (weight_change.h) */
 } hl_weight_expr_kind;
+
+/* A matrix, or one for each of `blocks`: the parameter `left` itself, or with `right` the product of the two,
+ * left [blocks, rows, rank] right [blocks, rank, columns]. */
+typedef struct hl_factor {
+    hl_param *left, *right;
+    int64_t blocks, rows, columns, rank;
+} hl_factor;
+
+/* What a method makes of W. With `magnitude` [O] every output channel of the above is brought to that length:
+ * f(W)_o = magnitude_o V_o / |V_o|, with |V_o| a constant in the backward pass (DoRA, arXiv 2402.09353). */
+typedef struct hl_weight_change {
+    hl_change_kind kind;
+    float scale;
+    hl_factor factor[2];
+    hl_param *magnitude;
+} hl_weight_change;
 
 /* The effective weight and bias of a convolution or linear layer, a function of parameters:
  *     W_eff[o,...] = s_o f(W)[o,...]        s_o = norm_scale_o / sqrt(norm_var_o + eps)
@@ -71,6 +97,7 @@ typedef struct hl_weight_expr {
     hl_param *weight;                                         /* W */
     hl_param *bias;                                           /* b, or NULL */
     hl_param *gate;                                           /* HL_WEIGHT_GATED only */
+    const hl_weight_change *change;                           /* HL_WEIGHT_CHANGED only; its W is frozen */
     hl_param *norm_scale, *norm_shift, *norm_mean, *norm_var; /* the folded norm; all NULL without one */
     float eps;
 } hl_weight_expr;
@@ -89,13 +116,17 @@ static inline bool hl_weight_expr_has_bias(const hl_weight_expr *e)
 
 /* Does training change W_eff or b_eff? */
 bool hl_weight_expr_is_dynamic(const hl_weight_expr *e);
-/* Does the gradient of W_eff lead to a trained parameter (weight, gate)? */
+/* The parameters of f beside W, into params; returns how many. */
+enum { HL_EXPR_PARAMS = 6 };
+int hl_weight_expr_params(const hl_weight_expr *e, hl_param *params[HL_EXPR_PARAMS]);
+/* Does the gradient of W_eff lead to a trained parameter (weight, gate, factors)? */
 bool hl_weight_expr_trains_weight(const hl_weight_expr *e);
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e);
 
 /* The functions below work in host memory, on `host` and (hl_weight_expr_grad) `grad`; they are the reference
- * for every backend, and what the CPU backend and merging use. Rows are output channels [first, last), a row
- * has I/G * kh * kw elements.
+ * for every backend, and what the CPU backend and merging use. All but merging are for plain and gated
+ * weights alone: what is changed as a whole comes in as a plain weight. Rows are output channels [first,
+ * last), a row has I/G * kh * kw elements.
  */
 
 /* s_o for rows [first, last) into scale[0 .. last-first). */

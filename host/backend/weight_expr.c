@@ -1,8 +1,7 @@
-#include "backend/param.h"
-
 #include <math.h>
 #include <stddef.h>
 
+#include "backend/weight_change.h"
 #include "base/simd.h"
 
 static bool changes(const hl_param *p)
@@ -10,15 +9,35 @@ static bool changes(const hl_param *p)
     return p != NULL && (p->trained || p->moves);
 }
 
+int hl_weight_expr_params(const hl_weight_expr *e, hl_param *params[HL_EXPR_PARAMS])
+{
+    const hl_weight_change *c = e->change;
+    hl_param *const all[HL_EXPR_PARAMS] = {e->gate,
+                                           c != NULL ? c->factor[0].left : NULL,
+                                           c != NULL ? c->factor[0].right : NULL,
+                                           c != NULL ? c->factor[1].left : NULL,
+                                           c != NULL ? c->factor[1].right : NULL,
+                                           c != NULL ? c->magnitude : NULL};
+    int count = 0;
+    for (int i = 0; i < HL_EXPR_PARAMS; i++)
+        if (all[i] != NULL)
+            params[count++] = all[i];
+    return count;
+}
+
 bool hl_weight_expr_is_dynamic(const hl_weight_expr *e)
 {
-    return changes(e->weight) || changes(e->bias) || changes(e->gate) || changes(e->norm_scale) ||
+    return hl_weight_expr_trains_weight(e) || changes(e->bias) || changes(e->norm_scale) ||
            changes(e->norm_shift) || changes(e->norm_mean) || changes(e->norm_var);
 }
 
 bool hl_weight_expr_trains_weight(const hl_weight_expr *e)
 {
-    return e->weight->trained || (e->gate != NULL && e->gate->trained);
+    hl_param *params[HL_EXPR_PARAMS];
+    bool trained = e->weight->trained;
+    for (int i = hl_weight_expr_params(e, params); i-- > 0;)
+        trained = trained || params[i]->trained;
+    return trained;
 }
 
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e)
@@ -76,6 +95,10 @@ void hl_weight_expr_fold(const hl_weight_expr *e, int64_t first, int64_t last, f
 
 void hl_weight_expr_merge(const hl_weight_expr *e, float *out)
 {
+    if (e->kind == HL_WEIGHT_CHANGED) {
+        hl_weight_change_value(e, out);
+        return;
+    }
     int64_t outputs = e->weight->shape[0], row = e->weight->count / outputs;
     for (int64_t o = 0; o < outputs; o++)
         fold_row(e, o, 1.0f, out + o * row);

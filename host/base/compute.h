@@ -97,4 +97,15 @@ typedef struct hl_train_record {
 #define HL_LOSS_SCALE_BACKOFF 0.5f
 #define HL_LOSS_SCALE_STEPS   2000
 
+/* How a weight is changed as a whole, from one or two matrices F0 and F1 (hl_weight_change). */
+typedef enum hl_change_kind {
+    HL_CHANGE_ADD,       /* f(W) = W + scale F0; F0 has W's elements, in its order */
+    HL_CHANGE_HADAMARD,  /* f(W) = W + scale F0 F1, element by element */
+    HL_CHANGE_KRONECKER, /* f(W)[o,i,k] = W[o,i,k] + scale F0[o / rows, i / inputs] F1[o % rows, (i % inputs,
+                            k)], with rows and inputs those of F1 */
+    HL_CHANGE_GATE,      /* f(W)[o,i,k] = (1 + F0[o,i]) W[o,i,k] */
+    HL_CHANGE_MASK /* f(W) = W where F0 > scale, else 0; the gradient of F0 is that of a factor (straight
+                      through, Bengio et al., 2013, arXiv 1308.3432) */
+} hl_change_kind;
+
 #endif

@@ -198,8 +198,11 @@ hl_status hl_method_merge(hl_graph *graph)
         hl_weight_expr_merge(e, merged);
         memcpy(e->weight->host, merged, (size_t)e->weight->count * sizeof *merged);
         free(merged);
-        hl_graph_remove_param(graph, e->gate);
+        hl_param *own[HL_EXPR_PARAMS];
+        for (int i = hl_weight_expr_params(e, own); i-- > 0;)
+            hl_graph_remove_param(graph, own[i]);
         e->gate = NULL;
+        e->change = NULL;
         e->kind = HL_WEIGHT_PLAIN;
     }
     return HL_OK;

@@ -61,7 +61,7 @@ hl_status hl_model_hash_base(hl_model *m)
     hl_status status = HL_OK;
     for (size_t i = 0; i < m->graph->param_count && status == HL_OK; i++) {
         const hl_param *p = m->graph->params[i];
-        if (!p->head && p->role != HL_PARAM_GATE)
+        if (!p->head && hl_param_is_base(p))
             status = hl_tensor_map_add_ref(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
     }
     if (status == HL_OK)
@@ -290,9 +290,9 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
         const hl_param *p = m->graph->params[i];
         bool conv = hl_param_is_conv(p);
         counts->trainable += p->trained ? p->count : 0;
-        counts->trainable_conv += p->trained && (conv || p->role == HL_PARAM_GATE) ? p->count : 0;
+        counts->trainable_conv += p->trained && (conv || !hl_param_is_base(p)) ? p->count : 0;
         counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;
-        if (hl_param_is_statistic(p) || p->role == HL_PARAM_GATE)
+        if (hl_param_is_statistic(p) || !hl_param_is_base(p))
             continue;
         counts->total += p->count;
         counts->head += p->head ? p->count : 0;
@@ -320,10 +320,8 @@ static void add_param(hl_layer *layer, const hl_param *p)
     if (p == NULL)
         return;
     layer->trainable += p->trained ? p->count : 0;
-    if (p->role == HL_PARAM_GATE)
-        layer->gates += p->count;
-    else
-        layer->params += p->count;
+    layer->gates += p->role == HL_PARAM_GATE ? p->count : 0;
+    layer->params += hl_param_is_base(p) ? p->count : 0;
 }
 
 void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
@@ -350,7 +348,9 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     }
     add_param(layer, node->expr.weight);
     add_param(layer, node->expr.bias);
-    add_param(layer, node->expr.gate);
+    hl_param *own[HL_EXPR_PARAMS];
+    for (int i = hl_weight_expr_params(&node->expr, own); i-- > 0;)
+        add_param(layer, own[i]);
 }
 
 const char *hl_model_class_name(const hl_model *m, int64_t index)

@@ -4,12 +4,16 @@
 
 #include "backend/cpu/dnnl_util.h"
 #include "backend/cpu/product_pack.h"
+#include "backend/weight_change.h"
 
 enum { FORWARD, DATA_GRADIENT, BIAS, RESULTS };
 
 typedef struct fold {
     hl_dnnl_exec exec;
-    hl_weight_expr expr;  /* without the gate in sub-function form */
+    hl_weight_expr expr;  /* without the gate in sub-function form; with `changed` as W where there is one */
+    bool has_change;
+    hl_param changed; /* f(W) of a changed weight, in scratch */
+    size_t changed_offset;
     bool permute;         /* rows of W -> sub-functions, by input first */
     bool packs;           /* is there a packed result at all? */
     bool as_is;           /* W_eff is W: layouts are changed straight from the parameter */
@@ -109,6 +113,13 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
         f->permute = f->expr.weight->shape[1] > 1;
     }
     size_t bytes = (size_t)f->expr.weight->count * sizeof(float);
+    f->has_change = f->expr.kind == HL_WEIGHT_CHANGED;
+    if (f->has_change) {
+        f->changed = *f->expr.weight;
+        f->expr.weight = &f->changed;
+        f->expr.kind = HL_WEIGHT_PLAIN;
+        f->changed_offset = hl_dnnl_reserve(&f->exec, bytes);
+    }
     f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && !hl_weight_expr_is_scaled(&f->expr) && !f->permute;
     f->folded_offset = f->as_is ? 0 : hl_dnnl_reserve(&f->exec, bytes);
     f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
@@ -133,6 +144,8 @@ static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
     fold *f = step->exec;
     f->folded = (float *)((char *)scratch + f->folded_offset);
     f->permuted = (float *)((char *)scratch + f->permuted_offset);
+    if (f->has_change)
+        f->changed.host = f->changed.value = (float *)((char *)scratch + f->changed_offset);
     if (f->direct != NULL && (f->exec.count == 0 || f->as_is))
         f->folded = f->direct->data;
     f->source = f->as_is ? f->expr.weight->value : f->folded;
@@ -161,6 +174,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     const fold *f = step->exec;
     const hl_param *w = f->expr.weight;
     if (f->packs) {
+        if (f->has_change)
+            hl_weight_change_value(step->conv.expr, f->changed.host);
         fold_rows(f);
         if (f->permute)
             permute(f, step->conv.groups);

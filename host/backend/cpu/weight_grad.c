@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "backend/cpu/dnnl_util.h"
+#include "backend/weight_change.h"
 
 typedef struct weight_grad {
     hl_dnnl_exec exec; /* layout of the convolution's gradient -> C order; empty where it has that order */
@@ -10,6 +11,8 @@ typedef struct weight_grad {
     /* The same straight to the parameter's gradient, where the two are the same thing and nothing is there
      * yet to be added to. */
     hl_dnnl_exec straight;
+    size_t changed_offset; /* the gradient of f(W) of a changed weight, and scratch behind it */
+    float *changed;
 } weight_grad;
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
@@ -62,6 +65,10 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
         release(cpu, step);
         return status;
     }
+    const hl_weight_expr *e = step->conv.expr;
+    if (e->kind == HL_WEIGHT_CHANGED)
+        g->changed_offset = hl_dnnl_reserve(
+            &g->exec, ((size_t)e->weight->count + hl_weight_change_scratch(e)) * sizeof(float));
     step->scratch_bytes =
         g->exec.scratch_bytes > g->straight.scratch_bytes ? g->exec.scratch_bytes : g->straight.scratch_bytes;
     return HL_OK;
@@ -71,8 +78,22 @@ static hl_status bind(hl_cpu *cpu, hl_step *step, void *scratch)
 {
     weight_grad *g = step->exec;
     g->plain = g->exec.count > 0 ? (const float *)((const char *)scratch + g->offset) : step->in[0]->data;
+    g->changed = (float *)((char *)scratch + g->changed_offset);
     HL_TRY(hl_dnnl_exec_bind(cpu, step, &g->exec, scratch));
     return hl_dnnl_exec_bind(cpu, step, &g->straight, scratch);
+}
+
+/* The gradient of f(W): s_o dW_eff. */
+static void scale_rows(const hl_weight_expr *e, const float *dw, float *dv)
+{
+    int64_t rows = e->weight->shape[0], row = e->weight->count / rows;
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < rows; o++) {
+        float scale;
+        hl_weight_expr_scale(e, o, o + 1, &scale);
+        for (int64_t k = o * row; k < (o + 1) * row; k++)
+            dv[k] = scale * dw[k];
+    }
 }
 
 static hl_status run(hl_cpu *cpu, hl_step *step)
@@ -84,6 +105,11 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
     HL_TRY(hl_dnnl_exec_run(cpu, step, &g->exec));
     int64_t rows = e->weight->shape[0], row = e->weight->count / rows;
     float keep = step->run->grad_keep;
+    if (e->kind == HL_WEIGHT_CHANGED) {
+        scale_rows(e, g->plain, g->changed);
+        hl_weight_change_grad(e, g->changed, keep, g->changed + e->weight->count);
+        return HL_OK;
+    }
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < rows; o++)
         hl_weight_expr_grad(e, o, o + 1, g->plain + o * row, keep);

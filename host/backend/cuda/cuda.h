@@ -35,8 +35,8 @@ typedef struct hl_cuda {
     hl_run_state *run; /* the device's copy, as of the list that runs */
 } hl_cuda;
 
-/* How one kind of step is done; a function may be NULL where there is nothing to do, except run (FOLD has
- * none: sealed.c runs all FOLD steps of a list at once). */
+/* How one kind of step is done; a function may be NULL where there is nothing to do, except run. FOLD
+ * steps of a list are run at once (sealed.c), unless hl_cuda_fold_is_apart. */
 typedef struct hl_cuda_op {
     hl_status (*check)(const hl_cuda *cuda, const hl_step *step);
     hl_status (*prepare)(hl_cuda *cuda, hl_step *step);
@@ -83,7 +83,10 @@ hl_status hl_cuda_seal(hl_backend *backend, hl_step *const *steps, int count, hl
 void hl_cuda_unseal(hl_backend *backend, hl_sealed *list);
 hl_status hl_cuda_run(hl_backend *backend, hl_sealed *list);
 
-/* weights.c: what a FOLD step does, as the kernel wants it. Bound steps only. */
+/* weights.c: FOLD steps that run by themselves, not with the others of their list: those of changed weights.
+ */
+bool hl_cuda_fold_is_apart(const hl_step *step);
+/* What a FOLD step does, as the kernel wants it. Bound steps only. */
 hl_fold_item hl_cuda_fold_item(const hl_step *step);
 /* The arguments of a weight expression on the device. */
 hl_expr_args hl_cuda_expr(const hl_weight_expr *expr);

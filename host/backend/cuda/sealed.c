@@ -2,7 +2,7 @@
  *
  * A list runs step by step the first time, when the libraries load their code, is captured the second time,
  * and is replayed from then on. What changes from step to step (learning rate, seeds) is written to the
- * device in front of it. All FOLD steps of a list become one kernel launch. */
+ * device in front of it. All FOLD steps of a list but those of changed weights become one kernel launch. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,21 +17,26 @@ struct hl_sealed {
     bool warm;
     cudaGraphExec_t graph;
     int count;
-    hl_step *steps[]; /* all but FOLD */
+    hl_step *steps[]; /* all but those */
 };
+
+static bool is_gathered(const hl_step *step)
+{
+    return step->kind == HL_STEP_FOLD && !hl_cuda_fold_is_apart(step);
+}
 
 static hl_status gather_folds(hl_cuda *cuda, hl_step *const *steps, int count, hl_sealed *list)
 {
     hl_fold_item *items;
     for (int i = 0; i < count; i++)
-        list->fold_count += steps[i]->kind == HL_STEP_FOLD;
+        list->fold_count += is_gathered(steps[i]);
     if (list->fold_count == 0)
         return HL_OK;
     size_t bytes = (size_t)list->fold_count * sizeof *items;
     HL_TRY(hl_alloc_array((size_t)list->fold_count, sizeof *items, "weights to fold", (void **)&items));
     int n = 0;
     for (int i = 0; i < count; i++)
-        if (steps[i]->kind == HL_STEP_FOLD)
+        if (is_gathered(steps[i]))
             items[n++] = hl_cuda_fold_item(steps[i]);
     list->fold_blocks = hl_fold_blocks(items, n);
     hl_status status = hl_cuda_alloc(&cuda->base, bytes, "weights to fold", (void **)&list->folds);
@@ -48,7 +53,7 @@ hl_status hl_cuda_seal(hl_backend *backend, hl_step *const *steps, int count, hl
     if (l == NULL)
         return hl_fail_nomem("list of steps", bytes);
     for (int i = 0; i < count; i++) {
-        if (steps[i]->kind != HL_STEP_FOLD)
+        if (!is_gathered(steps[i]))
             l->steps[l->count++] = steps[i];
         if (l->run == NULL)
             l->run = steps[i]->run;
