@@ -10,7 +10,7 @@ enum { FORWARD, DATA_GRADIENT, BIAS, RESULTS };
 
 typedef struct fold {
     hl_dnnl_exec exec;
-    hl_weight_expr expr;  /* without the gate in sub-function form; with `changed` as W where there is one */
+    hl_weight_expr expr; /* without the gate in sub-function form; with `changed` as W where there is one */
     bool has_change;
     hl_param changed; /* f(W) of a changed weight, in scratch */
     size_t changed_offset;
