@@ -9,14 +9,19 @@
 
 enum { HL_METHOD_MAX_OPTIONS = 8, HL_METHOD_VALUE_SIZE = 96 };
 
-typedef enum hl_option_type { HL_OPTION_TEXT, HL_OPTION_FLAG, HL_OPTION_NUMBER } hl_option_type;
+typedef enum hl_option_type {
+    HL_OPTION_TEXT,
+    HL_OPTION_FLAG,
+    HL_OPTION_NUMBER,
+    HL_OPTION_WHOLE /* a number without a fraction */
+} hl_option_type;
 
 typedef struct hl_method_option {
     const char *key;
     hl_option_type type;
     const char *value; /* default */
     const char *help;
-    double least, most; /* NUMBER */
+    double least, most; /* NUMBER, WHOLE */
 } hl_method_option;
 
 typedef struct hl_method_info hl_method_info;
@@ -51,6 +56,8 @@ double hl_method_number(const hl_method *method, const char *key);
 bool hl_method_flag(const hl_method *method, const char *key);
 /* The same for an option that this method may not have. */
 double hl_method_number_or(const hl_method *method, const char *key, double otherwise);
+/* Has the method such an option? */
+bool hl_method_has(const hl_method *method, const char *key);
 
 /* Applies a method to a graph whose parameters are not placed yet: the head is trained, norms are set as
  * `norm` says (default: the method's), then the method does its part. */
@@ -64,5 +71,7 @@ const char *hl_norm_mode_name(hl_norm_mode mode);
 hl_status hl_method_merge(hl_graph *graph);
 
 extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection;
+extern const hl_method_info hl_method_lora, hl_method_dora, hl_method_loha, hl_method_lokr,
+    hl_method_convlora, hl_method_piggyback, hl_method_atoms;
 
 #endif
