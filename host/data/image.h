@@ -1,15 +1,19 @@
 /* Decoded images: 8 bits a channel, rows of width * channels bytes without padding (HWC).
  *
  * The pixels equal, bit for bit, those of PIL's Image.open(f).convert("RGB"), or "L" for one channel and
- * "RGBA" for four: RGB   alpha and transparent colours are dropped, not blended L     grey files as they are,
- * colours as their luma by ITU-R 601; alpha as for RGB RGBA  alpha 255 where the file has none; a palette's
- * alphas; pixels of a transparent colour keep it and get alpha 0. As PIL does, that colour is looked for
- * among 8-bit pixels, by its low bytes: in files of 2, 4 and 16 bits it is mostly missed. PNG   16-bit colour
- * and grey + alpha keep the high byte; 16-bit grey alone is clipped at 255 (PIL's mode "I;16"), so a 16-bit
- * grey file whose values use the whole range comes out nearly white, as it does there; an index beyond the
- * palette is black. JPEG accurate integer DCT and smooth chroma upsampling; CMYK and YCCK are taken as
- * inverted (Adobe's convention); the EXIF orientation is not applied. A PNG without its end chunk is refused,
- * although PIL reads one. */
+ * "RGBA" for four.
+ *
+ * RGB: alpha and transparent colours are dropped, not blended. L: grey files as they are, of others the luma
+ * of ITU-R 601; alpha as for RGB. RGBA: alpha is 255 where the file has none; a palette has alphas of its
+ * own; pixels of a transparent colour keep it and get alpha 0. That colour is looked for as PIL does it,
+ * among 8-bit pixels and by its low bytes, and so is mostly missed in files of 2, 4 and 16 bits.
+ *
+ * PNG: 16-bit colour and grey + alpha keep the high byte; 16-bit grey alone is clipped at 255 (PIL's mode
+ * "I;16"), so a 16-bit grey file whose values use the whole range comes out nearly white, as it does there;
+ * an index beyond the palette is black. A file without its end chunk is refused, although PIL reads one.
+ *
+ * JPEG: accurate integer DCT and smooth chroma upsampling; CMYK and YCCK are taken as inverted (Adobe's
+ * convention); the EXIF orientation is not applied. */
 #ifndef HL_DATA_IMAGE_H
 #define HL_DATA_IMAGE_H
 
