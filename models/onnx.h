@@ -17,9 +17,9 @@ bool hl_onnx_is_name(const char *name);
 hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **net);
 void hl_onnx_net_destroy(hl_onnx_net *net); /* NULL is fine */
 
-/* Valid as long as the net: the file's name without its folder (in plain ASCII), the size of its input, the
- * preprocessing in its metadata (what hl_onnx_export wrote) or else ImageNet's. `build` is NULL. head is
- * known once a graph was built. */
+/* Valid as long as the net: the file's name without its folder (in plain ASCII), the size and channels of its
+ * input, the preprocessing in its metadata (what hl_onnx_export wrote) or else ImageNet's. `build` is NULL.
+ * head is known once a graph was built. */
 const hl_model_info *hl_onnx_net_info(const hl_onnx_net *net);
 /* The names of its classes as hl_onnx_export wrote them, a JSON list; or NULL. */
 const char *hl_onnx_net_class_names(const hl_onnx_net *net);
@@ -41,12 +41,12 @@ hl_status hl_onnx_net_build(hl_onnx_net *net, hl_onnx_build *build, hl_graph **g
 typedef struct hl_onnx_meta {
     int64_t image_size, resize;
     bool bicubic;
-    const float *mean, *std;
+    const float *mean, *std;    /* of every channel */
     const char *const *classes; /* names, or NULL */
     int64_t class_count;
 } hl_onnx_meta;
 
-/* Writes a graph, gates multiplied in, norms kept: input "input" [N, 3, H, W], output "logits" [N, classes],
+/* Writes a graph, gates multiplied in, norms kept: input "input" [N, C, H, W], output "logits" [N, classes],
  * opset 17. */
 hl_status hl_onnx_export(const hl_graph *graph, const hl_onnx_meta *meta, const char *path);
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
 #include "io/onnx_write.h"
 #include "models/onnx.h"
 
@@ -375,11 +376,18 @@ static hl_status put_layer(exporter *e, const hl_node *node)
     return e->status;
 }
 
-static void put_triple(hl_onnx_writer *w, const char *key, const float *v)
+static int64_t image_channels(const hl_graph *g)
 {
-    char buf[64];
-    snprintf(buf, sizeof buf, "%.9g %.9g %.9g", (double)v[0], (double)v[1], (double)v[2]);
-    hl_onnx_put_meta(w, key, buf);
+    for (size_t v = 0; v < g->node_count; v++)
+        if (g->nodes[v]->op == HL_OP_INPUT)
+            return g->nodes[v]->shape.c;
+    return 0;
+}
+
+static void put_channels(exporter *e, const char *key, const float *values)
+{
+    char buf[HL_NUMBERS_SIZE];
+    hl_onnx_put_meta(e->writer, key, hl_numbers_text(values, image_channels(e->graph), ' ', buf, sizeof buf));
 }
 
 static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
@@ -388,8 +396,8 @@ static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
     snprintf(number, sizeof number, "%lld", (long long)m->resize);
     hl_onnx_put_meta(e->writer, "resize", number);
     hl_onnx_put_meta(e->writer, "interpolation", m->bicubic ? "bicubic" : "bilinear");
-    put_triple(e->writer, "mean", m->mean);
-    put_triple(e->writer, "std", m->std);
+    put_channels(e, "mean", m->mean);
+    put_channels(e, "std", m->std);
     if (m->classes == NULL)
         return HL_OK;
     json_t *names = json_array();
@@ -410,7 +418,7 @@ static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
 static hl_status put_graph(exporter *e, const hl_onnx_meta *meta)
 {
     const hl_graph *g = e->graph;
-    const int64_t image[4] = {-1, 3, meta->image_size, meta->image_size};
+    const int64_t image[4] = {-1, image_channels(g), meta->image_size, meta->image_size};
     HL_TRY(hl_arena_create(&e->arena));
     e->names = hl_arena_take(e->arena, g->node_count * sizeof *e->names);
     e->flat = hl_arena_take(e->arena, g->node_count * sizeof *e->flat);

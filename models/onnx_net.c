@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/numbers.h"
 #include "models/families.h"
 #include "models/onnx_convert.h"
 
@@ -29,18 +30,33 @@ static hl_status refuse(const hl_onnx_net *net, const char *todo, const char *wh
     return hl_fail(HL_E_UNSUPPORTED, net->onnx->path, todo, "%s", why);
 }
 
+/* The dimension that is the channels: three before one or four, and the first before the last. 0: none is. */
+static int channel_dimension(const hl_onnx_port *in)
+{
+    static const int places[] = {1, 3};
+    for (int other = 0; other < 2; other++)
+        for (int i = 0; i < 2; i++) {
+            int64_t extent = in->dims[places[i]];
+            if (other == 0 ? extent == 3 : extent == 1 || extent == 4)
+                return places[i];
+        }
+    return 0;
+}
+
 static hl_status find_input(hl_onnx_net *net)
 {
-    static const char *const todo = "a network has one input: [N, 3, H, W] or [N, H, W, 3]";
+    static const char *const todo =
+        "a network has one input: [N, C, H, W] or [N, H, W, C], where C is 1, 3 or 4";
     const hl_onnx_port *in = net->onnx->inputs;
     if (net->onnx->input_count != 1) {
         char why[64];
         snprintf(why, sizeof why, "it has %zu inputs", net->onnx->input_count);
         return refuse(net, todo, why);
     }
-    if (in->ndim != 4 || (in->dims[1] != 3 && in->dims[3] != 3))
+    int channels = in->ndim == 4 ? channel_dimension(in) : 0;
+    if (channels == 0)
         return refuse(net, todo, in->ndim < 0 ? "its input has no shape" : "its input has another shape");
-    net->nhwc = in->dims[1] != 3;
+    net->nhwc = channels == 3;
     int64_t h = in->dims[net->nhwc ? 1 : 2], w = in->dims[net->nhwc ? 2 : 3];
     net->any_size = h < 0 || w < 0;
     net->batch = in->dims[0] < 0 ? 1 : in->dims[0];
@@ -52,6 +68,11 @@ static hl_status find_input(hl_onnx_net *net)
                        (long long)h, (long long)w);
     net->info.image_size = net->any_size ? 224 : h;
     net->info.resize = (net->info.image_size * 256 + 112) / 224;
+    float mean[4], std[4];
+    hl_model_normalisation(&net->info, in->dims[channels], mean, std);
+    memcpy(net->info.mean, mean, sizeof mean);
+    memcpy(net->info.std, std, sizeof std);
+    net->info.channels = in->dims[channels];
     return HL_OK;
 }
 
@@ -134,17 +155,17 @@ static hl_status find_head(hl_onnx_net *net, const hl_log *log)
 static void read_metadata(hl_onnx_net *net)
 {
     const hl_tensor_map *map = net->onnx->tensors;
-    float mean[3], std[3];
+    float mean[4], std[4];
+    const int64_t channels = net->info.channels;
     if (strcmp(net->onnx->producer, "heirloom") != 0)
         return; /* what these keys mean elsewhere is not known */
     long long resize;
     const char *text[4] = {hl_tensor_map_meta(map, "mean"), hl_tensor_map_meta(map, "std"),
                            hl_tensor_map_meta(map, "resize"), hl_tensor_map_meta(map, "interpolation")};
-    if (text[0] != NULL && text[1] != NULL &&
-        sscanf(text[0], "%f %f %f", &mean[0], &mean[1], &mean[2]) == 3 &&
-        sscanf(text[1], "%f %f %f", &std[0], &std[1], &std[2]) == 3) {
-        memcpy(net->info.mean, mean, sizeof mean);
-        memcpy(net->info.std, std, sizeof std);
+    if (text[0] != NULL && text[1] != NULL && hl_numbers_parse(text[0], ' ', channels, mean) == channels &&
+        hl_numbers_parse(text[1], ' ', channels, std) == channels) {
+        memcpy(net->info.mean, mean, (size_t)channels * sizeof *mean);
+        memcpy(net->info.std, std, (size_t)channels * sizeof *std);
     }
     if (text[2] != NULL && sscanf(text[2], "%lld", &resize) == 1 && resize >= 1 && resize <= 16384)
         net->info.resize = resize;
@@ -358,7 +379,7 @@ static hl_status begin(hl_convert *x, const hl_onnx_net *net, const hl_onnx_buil
         *hl_convert_value(x, t->name) = (hl_onnx_value){.kind = HL_ONNX_CONST, .tensor = *t};
     }
     int source;
-    hl_value image = hl_graph_input(x->graph, b->image_size, b->image_size, 3);
+    hl_value image = hl_graph_input(x->graph, b->image_size, b->image_size, net->info.channels);
     HL_TRY(hl_convert_source(x, image, -1, &source));
     x->sources[source].reversed = b->bgr;
     hl_shape s = x->sources[source].shape;

@@ -40,6 +40,7 @@ import timm
 import torch
 import torchvision
 from safetensors.numpy import save_file
+from timm.models import adapt_input_conv
 from torch import nn
 
 import model_reference as reference
@@ -314,10 +315,22 @@ def write_table(path):
                 out.write(" ".join(str(x) for x in row) + "\n")
 
 
+def write_input_conv(path):
+    """A first convolution for RGB, and what timm makes of it for one channel and for four."""
+    torch.manual_seed(5)
+    rgb = torch.randn(64, 3, 3, 3)
+    save_file({"rgb": rgb.numpy(), "grey": adapt_input_conv(1, rgb.clone()).contiguous().numpy(),
+               "rgba": adapt_input_conv(4, rgb.clone()).contiguous().numpy()}, path,
+              metadata={"format": FORMAT, "timm": timm.__version__})
+
+
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures/models"
     os.makedirs(folder, exist_ok=True)
-    for case in sys.argv[2:] or ["zoo", *CASES]:
+    for case in sys.argv[2:] or ["zoo", "input_conv", *CASES]:
+        if case == "input_conv":
+            write_input_conv(os.path.join(folder, "input_conv.safetensors"))
+            continue
         if case == "zoo":
             write_table(os.path.join(folder, "zoo.txt"))
             continue

@@ -54,7 +54,8 @@ hl_status cli_require(const cli_values *values, const char *name)
 
 hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
 {
-    float mean[3], std[3];
+    float mean[4], std[4];
+    int64_t mean_count = cli_numbers(values, "mean", mean), std_count = cli_numbers(values, "std", std);
     bool train = values->command == CLI_TRAIN,
          seeded = (values->command & (CLI_TRAIN | CLI_BENCH | CLI_INSPECT)) != 0;
     hl_model_options options = {.name = cli_text(values, "model"),
@@ -65,8 +66,11 @@ hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
                                 .image_size = cli_int(values, "image-size"),
                                 .resize = cli_int(values, "resize"),
                                 .interpolation = cli_choice(values, "interpolation") + 1,
-                                .mean = cli_triple(values, "mean", mean) ? mean : NULL,
-                                .std = cli_triple(values, "std", std) ? std : NULL,
+                                .in_channels = cli_int(values, "in-channels"),
+                                .mean = mean_count > 0 ? mean : NULL,
+                                .std = std_count > 0 ? std : NULL,
+                                .mean_count = mean_count,
+                                .std_count = std_count,
                                 .bgr = cli_choice(values, "channel-order") == 1,
                                 .zero_head = train && cli_choice(values, "init-head") == 1,
                                 .seed = seeded ? (uint64_t)cli_int(values, "seed") : 0,

@@ -16,8 +16,11 @@ const cli_option cli_option_table[] = {
     {"image-size", CLI_INT, "N", NULL, "the model's", SIZE, MODEL_COMMANDS, false, "side of the square that the network sees"},
     {"resize", CLI_INT, "N", NULL, "in the model's ratio to --image-size", 1, 16384, MODEL_COMMANDS, false, "length of the shorter side before the crop"},
     {"interpolation", CLI_CHOICE, "bilinear|bicubic", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "how images are resized"},
-    {"mean", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "subtracted from channels scaled to 0..1"},
-    {"std", CLI_TRIPLE, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "channels are divided by it then"},
+    {"in-channels", CLI_CHOICE, "1|3|4", NULL, "the ONNX file's, else 3", 0, 0, MODEL_COMMANDS, false,
+     "of images: grey, RGB or RGBA; RGB weights are adapted in the first convolution: summed for one channel; repeated, times 3/4, for four"},
+    {"mean", CLI_NUMBERS, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false,
+     "subtracted from channels scaled to 0..1; a number for each, or one for all; by default of grey the mean of the model's three, of alpha 0.5"},
+    {"std", CLI_NUMBERS, "R,G,B", NULL, "the model's", 0, 0, MODEL_COMMANDS, false, "channels are divided by it then; as for --mean"},
     {"channel-order", CLI_CHOICE, "rgb|bgr", "rgb", NULL, 0, 0, MODEL_COMMANDS, false, "of the network in an ONNX file; bgr: its first layer's channels are reversed as it is read, and --mean and --std stay R,G,B"},
 
     /* what is trained */

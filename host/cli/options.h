@@ -24,7 +24,7 @@ enum {
     CLI_ALL = (1 << 10) - 1
 };
 
-typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_TRIPLE } cli_type;
+typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_NUMBERS } cli_type;
 
 typedef struct cli_option {
     const char *name; /* without the dashes */
@@ -69,8 +69,8 @@ const char *cli_text(const cli_values *values, const char *name);
 bool cli_flag(const cli_values *values, const char *name);
 int64_t cli_int(const cli_values *values, const char *name);
 double cli_real(const cli_values *values, const char *name);
-int cli_choice(const cli_values *values, const char *name);                /* place among the choices */
-bool cli_triple(const cli_values *values, const char *name, float out[3]); /* false: not given */
+int cli_choice(const cli_values *values, const char *name);                    /* place among the choices */
+int64_t cli_numbers(const cli_values *values, const char *name, float out[4]); /* how many; 0: not given */
 /* Sets a value that was resolved (a default that depends on other options); text must outlive the values. */
 void cli_set(cli_values *values, const char *name, const char *text);
 

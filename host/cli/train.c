@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/numbers.h"
 #include "cli/common.h"
 #include "method/method.h"
 
@@ -149,13 +150,8 @@ static hl_status print_summary(const char *run)
 
 /* Texts of the options whose defaults the model, the method and the machine decide. */
 typedef struct resolved {
-    char image_size[24], resize[24], mean[64], std[64], drop_path[24];
+    char image_size[24], resize[24], channels[24], mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE], drop_path[24];
 } resolved;
-
-static void triple_text(const float v[3], char *buf, size_t size)
-{
-    snprintf(buf, size, "%.9g,%.9g,%.9g", (double)v[0], (double)v[1], (double)v[2]);
-}
 
 /* Writes into `values` what was decided, so that config.yaml repeats this run whatever the defaults are by
  * then. */
@@ -164,12 +160,14 @@ static void resolve(cli_values *values, const hl_model *model, resolved *r)
     const hl_preprocess *p = hl_model_preprocess(model);
     snprintf(r->image_size, sizeof r->image_size, "%lld", (long long)p->size);
     snprintf(r->resize, sizeof r->resize, "%lld", (long long)p->resize);
-    triple_text(p->mean, r->mean, sizeof r->mean);
-    triple_text(p->std, r->std, sizeof r->std);
+    snprintf(r->channels, sizeof r->channels, "%lld", (long long)p->channels);
+    hl_numbers_text(p->mean, p->channels, ',', r->mean, sizeof r->mean);
+    hl_numbers_text(p->std, p->channels, ',', r->std, sizeof r->std);
     snprintf(r->drop_path, sizeof r->drop_path, "%.9g", hl_model_drop_path(model));
     cli_set(values, "image-size", r->image_size);
     cli_set(values, "resize", r->resize);
     cli_set(values, "interpolation", p->bicubic ? "bicubic" : "bilinear");
+    cli_set(values, "in-channels", r->channels);
     cli_set(values, "mean", r->mean);
     cli_set(values, "std", r->std);
     cli_set(values, "drop-path", r->drop_path);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
 #include "graph/params.h"
 #include "io/safetensors.h"
 #include "train/model.h"
@@ -18,11 +19,10 @@ static hl_status set_number(hl_tensor_map *map, const char *key, long long value
     return hl_tensor_map_set_meta(map, key, text);
 }
 
-static hl_status set_triple(hl_tensor_map *map, const char *key, const float v[3])
+static hl_status set_values(hl_tensor_map *map, const char *key, const float *values, int64_t count)
 {
-    char text[64];
-    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)v[0], (double)v[1], (double)v[2]);
-    return hl_tensor_map_set_meta(map, key, text);
+    char text[HL_NUMBERS_SIZE];
+    return hl_tensor_map_set_meta(map, key, hl_numbers_text(values, count, ' ', text, sizeof text));
 }
 
 static hl_status set_class_names(hl_tensor_map *map, const hl_model *m)
@@ -64,8 +64,9 @@ static hl_status set_metadata(hl_tensor_map *map, const hl_model *m)
     HL_TRY(set_number(map, "image_size", p->size));
     HL_TRY(set_number(map, "resize", p->resize));
     HL_TRY(hl_tensor_map_set_meta(map, "interpolation", p->bicubic ? "bicubic" : "bilinear"));
-    HL_TRY(set_triple(map, "mean", p->mean));
-    HL_TRY(set_triple(map, "std", p->std));
+    HL_TRY(set_number(map, "in_channels", p->channels));
+    HL_TRY(set_values(map, "mean", p->mean, p->channels));
+    HL_TRY(set_values(map, "std", p->std, p->channels));
     return set_class_names(map, m);
 }
 
@@ -103,10 +104,10 @@ static bool get_number(const hl_tensor_map *map, const char *key, long long leas
     return end != text && *end == '\0' && *value >= least && *value <= most;
 }
 
-static bool get_triple(const hl_tensor_map *map, const char *key, float v[3])
+static bool get_values(const hl_tensor_map *map, const char *key, float values[4], int64_t count)
 {
     const char *text = hl_tensor_map_meta(map, key);
-    return text != NULL && sscanf(text, "%f %f %f", &v[0], &v[1], &v[2]) == 3;
+    return text != NULL && hl_numbers_parse(text, ' ', count, values) == count;
 }
 
 hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_adapter_info *info)
@@ -132,14 +133,19 @@ hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_ada
     if (info->model == NULL || info->method == NULL || info->base_hash == NULL ||
         info->norm == HL_NORM_DEFAULT)
         return damaged(path, "model, method, norm or base_sha256");
-    long long classes, seed, size, resize;
+    long long classes, seed, size, resize, channels = 3; /* as before there was a key for it */
     if (!get_number(map, "num_classes", 1, 1 << 20, &classes))
         return damaged(path, "num_classes");
     if (!get_number(map, "seed", INT64_MIN, INT64_MAX, &seed))
         return damaged(path, "seed");
     if (!get_number(map, "image_size", 1, 4096, &size) || !get_number(map, "resize", 1, 16384, &resize))
         return damaged(path, "image_size or resize");
-    if (!get_triple(map, "mean", info->preprocess.mean) || !get_triple(map, "std", info->preprocess.std))
+    if (hl_tensor_map_meta(map, "in_channels") != NULL &&
+        (!get_number(map, "in_channels", 1, 4, &channels) || channels == 2))
+        return damaged(path, "in_channels");
+    info->preprocess.channels = channels;
+    if (!get_values(map, "mean", info->preprocess.mean, channels) ||
+        !get_values(map, "std", info->preprocess.std, channels))
         return damaged(path, "mean or std");
     info->classes = classes;
     info->seed = (uint64_t)seed;
@@ -246,6 +252,7 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
                                 .image_size = p->size,
                                 .resize = p->resize,
                                 .interpolation = p->bicubic ? 2 : 1,
+                                .in_channels = p->channels,
                                 .mean = p->mean,
                                 .std = p->std,
                                 .seed = info->seed,

@@ -37,8 +37,7 @@ static hl_status run_batch(hl_session *s, hl_program *program, const hl_batch *b
                            float *losses)
 {
     const hl_model *model = s->model;
-    int64_t side = model->preprocess.size;
-    HL_TRY(hl_session_feed(s, program, batch, side * side * 3, NULL));
+    HL_TRY(hl_session_feed(s, program, batch, hl_model_image_bytes(model), NULL));
     HL_TRY(hl_program_forward(program));
     HL_TRY(s->backend->ops->finish(s->backend));
     size_t n = (size_t)batch->count;

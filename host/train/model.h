@@ -32,6 +32,13 @@ struct hl_model {
     hl_backend *backend; /* once computing has begun; the graph is placed on it */
 };
 
+/* Bytes of a prepared image, u8 [size, size, channels]. */
+static inline int64_t hl_model_image_bytes(const hl_model *model)
+{
+    const hl_preprocess *p = &model->preprocess;
+    return p->size * p->size * p->channels;
+}
+
 /* Opens the backend and places the parameters, the first time; later calls must not ask for another number of
  * threads. */
 hl_status hl_model_place(hl_model *model, const hl_compute *compute);

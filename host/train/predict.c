@@ -21,7 +21,8 @@ typedef struct predictor {
 static hl_status start(predictor *p, hl_model *model, int64_t batch_size, const hl_compute *compute)
 {
     p->transform = hl_session_transform(model, HL_AUGMENT_NONE);
-    p->image_bytes = model->preprocess.size * model->preprocess.size * 3;
+    p->image_bytes = hl_model_image_bytes(model);
+    p->image.channels = model->preprocess.channels;
     p->batch_size = batch_size;
     HL_TRY(hl_transform_check(&p->transform));
     HL_TRY(hl_alloc_array((size_t)batch_size, (size_t)p->image_bytes, "images", (void **)&p->pixels));

@@ -164,6 +164,7 @@ hl_transform hl_session_transform(const hl_model *model, hl_augment augment)
     return (hl_transform){.resize = p->resize,
                           .crop = p->size,
                           .filter = p->bicubic ? HL_FILTER_BICUBIC : HL_FILTER_BILINEAR,
+                          .channels = p->channels,
                           .augment = augment};
 }
 

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "base/numbers.h"
+
 void hl_train_defaults(hl_train_options *options)
 {
     *options = (hl_train_options){
@@ -94,6 +96,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
                              *const augments[] = {"none", "flip", "standard"},
                              *const monitors[] = {"val_acc1", "val_loss", "val_acc_class", "val_auroc"};
     const hl_preprocess *p = &model->preprocess;
+    char mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE];
     f->count = 0;
     hl_fingerprint_add(f, "model", "%s", model->info->name);
     hl_fingerprint_add(f, "method", "%s", model->method_text);
@@ -101,10 +104,10 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "--drop-path", "%.9g", hl_model_drop_path(model));
     hl_fingerprint_add(f, "base weights", "%s", model->base_hash);
     hl_fingerprint_add(f, "classes", "%lld", (long long)model->classes);
-    hl_fingerprint_add(f, "preprocessing", "%lld of %lld %s, mean %.9g %.9g %.9g, std %.9g %.9g %.9g",
-                       (long long)p->size, (long long)p->resize, p->bicubic ? "bicubic" : "bilinear",
-                       (double)p->mean[0], (double)p->mean[1], (double)p->mean[2], (double)p->std[0],
-                       (double)p->std[1], (double)p->std[2]);
+    hl_fingerprint_add(f, "preprocessing", "%lld of %lld %s, mean %s, std %s", (long long)p->size,
+                       (long long)p->resize, p->bicubic ? "bicubic" : "bilinear",
+                       hl_numbers_text(p->mean, p->channels, ' ', mean, sizeof mean),
+                       hl_numbers_text(p->std, p->channels, ' ', std, sizeof std));
     hl_fingerprint_add(f, "training images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_TRAIN));
     hl_fingerprint_add(f, "validation images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_VAL));
     hl_fingerprint_add(f, "precision", "%s", hl_number_type_name(type));

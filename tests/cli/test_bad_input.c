@@ -81,7 +81,7 @@ Test(bad_input, of_command_lines)
         {"inspect --model resnet18 --image-size 4097", 2, "4096"},
         {"inspect --model resnet18 --colour red", 2, "no such option"},
         {"inspect --model resnet18 --std 0,0,0", 2, "std"},
-        {"inspect --model resnet18 --mean 1,2", 2, "three numbers"},
+        {"inspect --model resnet18 --mean 1,2", 2, "2 values are given for 3 channels"},
         {"inspect --model resnet18 surplus", 2, "surplus"},
         {"train --data x --out y --model resnet18 --lr nan", 2, "--lr"},
         {"train --data x --out y --model resnet18 --epochs -1", 2, "--epochs"},

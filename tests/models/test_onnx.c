@@ -74,7 +74,8 @@ static hl_graph *read_graph(const char *path, hl_onnx_build *b)
 /* Writes the graph and reads it again. */
 static hl_graph *written_and_read(const hl_graph *g, int64_t size)
 {
-    static const float mean[3] = {0.25f, 0.5f, 0.75f}, std[3] = {1.0f, 2.0f, 0.1f};
+    static const float mean[4] = {0.25f, 0.5f, 0.75f, 0.1f}, std[4] = {1.0f, 2.0f, 0.1f, 0.3f};
+    size_t channels = (size_t)g->nodes[0]->shape.c;
     static const char *const names[] = {"a", "b"};
     const hl_onnx_meta meta = {.image_size = size,
                                .resize = 300,
@@ -91,7 +92,9 @@ static hl_graph *written_and_read(const hl_graph *g, int64_t size)
     cr_expect_str_eq(info->name, "net.onnx");
     cr_expect(info->image_size == size && info->resize == 300 && info->bicubic);
     cr_expect_str_eq(hl_onnx_net_class_names(net), "[\"a\",\"b\"]");
-    cr_expect(memcmp(info->mean, mean, sizeof mean) == 0 && memcmp(info->std, std, sizeof std) == 0);
+    cr_expect_eq(hl_model_channels(info), channels);
+    cr_expect(memcmp(info->mean, mean, channels * sizeof *mean) == 0 &&
+              memcmp(info->std, std, channels * sizeof *std) == 0);
     hl_onnx_build b = {.image_size = size};
     hl_graph *again;
     cr_assert_eq(hl_onnx_net_build(net, &b, &again), HL_OK, "%s", hl_last_error());
@@ -196,15 +199,15 @@ Test(onnx, another_number_of_classes_gets_a_fresh_head)
 
 typedef struct zoo_case {
     char name[32];
-    int64_t size;
+    int64_t size, channels;
 } zoo_case;
 
 ParameterizedTestParameters(onnx, networks_of_the_zoo_survive_writing_and_reading)
 {
     /* What these have between them is all that the zoo has, in networks of few weights. */
-    static zoo_case cases[] = {{"mobilenet_v3_small", 32}, {"shufflenet_v2_x0_5", 32},
-                               {"squeezenet1_1", 48},      {"googlenet", 32},
-                               {"regnet_y_400mf", 32},     {"efficientnet_b0", 32}};
+    static zoo_case cases[] = {{"mobilenet_v3_small", 32, 1}, {"shufflenet_v2_x0_5", 32, 4},
+                               {"squeezenet1_1", 48, 3},      {"googlenet", 32, 3},
+                               {"regnet_y_400mf", 32, 3},     {"efficientnet_b0", 32, 3}};
     size_t count = sizeof cases / sizeof *cases;
 #ifdef __SANITIZE_ADDRESS__
     count = 3; /* sanitizers watch memory, not numbers */
@@ -219,9 +222,9 @@ ParameterizedTest(zoo_case *c, onnx, networks_of_the_zoo_survive_writing_and_rea
 {
     const hl_model_info *info;
     hl_graph *g;
-    int64_t count = 2 * c->size * c->size * 3;
+    int64_t count = 2 * c->size * c->size * c->channels;
     cr_assert_eq(hl_model_find(c->name, &info), HL_OK);
-    cr_assert_eq(hl_model_build(info, c->size, 5, &g), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_model_build_for(info, c->size, c->channels, 5, &g), HL_OK, "%s", hl_last_error());
     formula_fill(g);
     hl_graph *again = written_and_read(g, c->size);
     size_t missing = 0;
