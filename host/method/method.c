@@ -6,7 +6,7 @@
 #include <string.h>
 
 static const hl_method_info *const methods[] = {&hl_method_projection, &hl_method_linear, &hl_method_full,
-                                                &hl_method_norm};
+                                                &hl_method_norm, &hl_method_partial};
 
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -67,13 +67,15 @@ static hl_status check_value(const hl_method_info *info, const hl_method_option 
     snprintf(subject, sizeof subject, "--method %s:%s=%.60s", info->name, option->key, value);
     if (option->type == HL_OPTION_FLAG && strcmp(value, "0") != 0 && strcmp(value, "1") != 0)
         return hl_fail(HL_E_ARG, subject, NULL, "the value must be 0 or 1");
-    if (option->type != HL_OPTION_NUMBER)
+    if (option->type != HL_OPTION_NUMBER && option->type != HL_OPTION_WHOLE)
         return *value != '\0' ? HL_OK : hl_fail(HL_E_ARG, subject, NULL, "the value is empty");
     char *end;
     double number = strtod(value, &end);
-    if (end == value || *end != '\0' || !isfinite(number) || number < option->least || number > option->most)
-        return hl_fail(HL_E_ARG, subject, NULL, "the value must be a number from %g to %g", option->least,
-                       option->most);
+    bool whole = option->type == HL_OPTION_WHOLE;
+    if (end == value || *end != '\0' || !isfinite(number) || number < option->least ||
+        number > option->most || (whole && number != floor(number)))
+        return hl_fail(HL_E_ARG, subject, NULL, "the value must be a %snumber from %g to %g",
+                       whole ? "whole " : "", option->least, option->most);
     return HL_OK;
 }
 

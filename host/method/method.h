@@ -9,14 +9,19 @@
 
 enum { HL_METHOD_MAX_OPTIONS = 8, HL_METHOD_VALUE_SIZE = 96 };
 
-typedef enum hl_option_type { HL_OPTION_TEXT, HL_OPTION_FLAG, HL_OPTION_NUMBER } hl_option_type;
+typedef enum hl_option_type {
+    HL_OPTION_TEXT,
+    HL_OPTION_FLAG,
+    HL_OPTION_NUMBER,
+    HL_OPTION_WHOLE /* a number without a fraction */
+} hl_option_type;
 
 typedef struct hl_method_option {
     const char *key;
     hl_option_type type;
     const char *value; /* default */
     const char *help;
-    double least, most; /* NUMBER */
+    double least, most; /* NUMBER, WHOLE */
 } hl_method_option;
 
 typedef struct hl_method_info hl_method_info;
@@ -63,6 +68,7 @@ const char *hl_norm_mode_name(hl_norm_mode mode);
  * same. Before placement. */
 hl_status hl_method_merge(hl_graph *graph);
 
-extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection;
+extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection,
+    hl_method_partial;
 
 #endif
