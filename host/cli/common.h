@@ -23,6 +23,9 @@ const char *cli_method_name(const hl_model *model, char *buf, size_t size);
 
 hl_status cli_data(const cli_values *values, hl_dataset **data);
 
+/* Does the path end as a file that can be written does: .safetensors, or with `onnx` .onnx? */
+hl_status cli_check_output(const char *path, bool onnx);
+
 /* The option must be given. */
 hl_status cli_require(const cli_values *values, const char *name);
 

@@ -46,7 +46,7 @@ const cli_option cli_option_table[] = {
     {"cutmix", CLI_REAL, "A", "0", NULL, 0, 100, CLI_TRAIN, false, "paste boxes between images of a batch, shares ~ Beta(A, A); 0: no; with --mixup: one or the other, batch by batch"},
 
     /* training */
-    {"out", CLI_TEXT, "PATH", NULL, "required", 0, 0, CLI_TRAIN | CLI_EXPORT, false, "the run folder to make; export: the file to write"},
+    {"out", CLI_TEXT, "PATH", NULL, "required", 0, 0, CLI_TRAIN | CLI_EXPORT | CLI_EMBED, false, "the run folder to make; export, embed: the file to write"},
     {"epochs", CLI_INT, "N", "10", NULL, 1, 1000000, CLI_TRAIN, false, "passes over the training images"},
     {"max-steps", CLI_INT, "N", "0", NULL, 0, 1e15, CLI_TRAIN, false, "stop after so many optimizer steps; 0: no limit"},
     {"batch-size", CLI_INT, "N", "32", NULL, 1, 65536, COMPUTE, false, "images at a time"},
@@ -86,12 +86,20 @@ const cli_option cli_option_table[] = {
     {"confusion", CLI_TEXT, "FILE", NULL, "confusion.csv in the run folder with --run, else not written", 0, 0, CLI_EVAL, false, "CSV file for the confusion matrix"},
     {"keys", CLI_CHOICE, "torchvision|timm", NULL, "the model's", 0, 0, CLI_EXPORT, false, "whose names the tensors get"},
 
+    /* embed */
+    {"act", CLI_TEXT, "NAME[,NAME...]", NULL, "relu", 0, 0, CLI_EMBED, false,
+     "of a state dict: the activation between its layers, or one behind each: none, relu, relu6, sigmoid, hardsigmoid, silu, hardswish, gelu, tanh"},
+    {"layers", CLI_TEXT, "NAME[,NAME...]", NULL, "the file's order; by number in a safetensors file", 0, 0, CLI_EMBED, false, "of a state dict: its layers in the order they run"},
+    {"spatial", CLI_TEXT, "KxK", NULL, "1x1", 0, 0, CLI_EMBED, false, "the features are a patch of K rows and columns, flattened channels first: the first layer becomes a KxK convolution, for images of any size"},
+    {"verify", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_EMBED, false, "run both networks on random inputs and compare outputs and gradients; exit status 1 where they differ"},
+    {"tolerance", CLI_REAL, "X", NULL, "16 x 2^-24 x the sum of sqrt(inputs) over the layers", 1e-12, 1, CLI_EMBED, false, "of --verify, as a share of the largest value"},
+
     /* everywhere */
-    {"device", CLI_TEXT, "cpu|cuda|cuda:N", NULL, "cuda where one is usable, else cpu", 0, 0, COMPUTE | CLI_EXPORT, false, "where to compute"},
+    {"device", CLI_TEXT, "cpu|cuda|cuda:N", NULL, "cuda where one is usable, else cpu", 0, 0, COMPUTE | CLI_EXPORT | CLI_EMBED, false, "where to compute"},
     {"precision", CLI_CHOICE, "fp32|tf32|bf16|fp16", NULL, "train and bench: bf16 where the device has it, else fp32; eval and predict: fp32", 0, 0,
      COMPUTE, false, "of activations and weights; parameters and their gradients are fp32; tf32 and fp16 on CUDA only"},
-    {"threads", CLI_INT, "N", NULL, "all cores", 1, 4096, COMPUTE, false, "threads that compute"},
-    {"seed", CLI_INT, "N", "0", NULL, 0, 9007199254740992.0, CLI_TRAIN | CLI_BENCH | CLI_INSPECT, false, "of everything random"},
+    {"threads", CLI_INT, "N", NULL, "all cores", 1, 4096, COMPUTE | CLI_EMBED, false, "threads that compute"},
+    {"seed", CLI_INT, "N", "0", NULL, 0, 9007199254740992.0, CLI_TRAIN | CLI_BENCH | CLI_INSPECT | CLI_EMBED, false, "of everything random"},
     {"deterministic", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "repeatable bit for bit; on the CPU it always is, with the same number of threads"},
     {"autotune", CLI_FLAG, NULL, NULL, NULL, 0, 0, COMPUTE, false, "CUDA: choose implementations by timing them once, and remember the choice"},
     {"quiet", CLI_FLAG, NULL, NULL, NULL, 0, 0, CLI_ALL, false, "no messages but warnings and errors"},

@@ -8,6 +8,7 @@
 #define HEIRLOOM_H
 
 #include <heirloom/data.h>
+#include <heirloom/embed.h>
 #include <heirloom/log.h>
 #include <heirloom/model.h>
 #include <heirloom/status.h>
