@@ -11,7 +11,7 @@ const cli_option cli_option_table[] = {
     {"model", CLI_TEXT, "NAME", NULL, "required", 0, 0, MODEL_COMMANDS, false, "a model of the zoo (`heirloom models`), or an .onnx file"},
     {"weights", CLI_TEXT, "FILE", NULL, "random values", 0, 0, MODEL_COMMANDS | CLI_EXPORT, false,
      "pretrained weights: .pth, .pt (zip or legacy) or .safetensors; with --run: where its base weights are now"},
-    {"run", CLI_TEXT, "RUN", NULL, NULL, 0, 0, RUN_COMMANDS, false, "a run folder: its best result, instead of --model and --weights"},
+    {"run", CLI_TEXT, "RUN", NULL, NULL, 0, 0, RUN_COMMANDS, false, "a run folder: its best result, instead of --model and --weights; eval and predict take several, of one backbone, which is loaded once"},
     {"num-classes", CLI_INT, "N", NULL, "from the data or the weights", 1, 1 << 20, MODEL_COMMANDS, false, "outputs of the classifier head"},
     {"image-size", CLI_INT, "N", NULL, "the model's", SIZE, MODEL_COMMANDS, false, "side of the square that the network sees"},
     {"resize", CLI_INT, "N", NULL, "in the model's ratio to --image-size", 1, 16384, MODEL_COMMANDS, false, "length of the shorter side before the crop"},

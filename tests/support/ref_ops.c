@@ -60,8 +60,8 @@ double ref_act_slope(hl_act act, double x)
 
 const char *ref_act_name(hl_act act)
 {
-    static const char *const names[] = {"none",        "relu", "relu6",     "sigmoid",
-                                        "hardsigmoid", "silu", "hardswish", "gelu", "tanh"};
+    static const char *const names[] = {"none", "relu",      "relu6", "sigmoid", "hardsigmoid",
+                                        "silu", "hardswish", "gelu",  "tanh"};
     return names[act];
 }
 
