@@ -22,7 +22,8 @@ enum {
     CLI_METHODS = 1 << 8,
     CLI_DEVICES = 1 << 9,
     CLI_EMBED = 1 << 10,
-    CLI_ALL = (1 << 11) - 1
+    CLI_GATES = 1 << 11,
+    CLI_ALL = (1 << 12) - 1
 };
 
 typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_TRIPLE } cli_type;

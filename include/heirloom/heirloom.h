@@ -9,6 +9,7 @@
 
 #include <heirloom/data.h>
 #include <heirloom/embed.h>
+#include <heirloom/gates.h>
 #include <heirloom/log.h>
 #include <heirloom/model.h>
 #include <heirloom/status.h>
