@@ -224,6 +224,9 @@ static void put_act(exporter *e, const hl_node *node, const char *out)
     case HL_ACT_GELU:
         put_gelu(e, node, x, out);
         break;
+    case HL_ACT_TANH:
+        put(e, "Tanh", node->name, &x, 1, out);
+        break;
     }
 }
 
@@ -393,6 +396,12 @@ static void put_channels(exporter *e, const char *key, const float *values)
 static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
 {
     char number[32];
+    if (m->open_size) {
+        snprintf(number, sizeof number, "%lld", (long long)m->image_size);
+        hl_onnx_put_meta(e->writer, "image_size", number);
+    }
+    if (m->mean == NULL)
+        return HL_OK;
     snprintf(number, sizeof number, "%lld", (long long)m->resize);
     hl_onnx_put_meta(e->writer, "resize", number);
     hl_onnx_put_meta(e->writer, "interpolation", m->bicubic ? "bicubic" : "bilinear");
@@ -418,7 +427,8 @@ static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
 static hl_status put_graph(exporter *e, const hl_onnx_meta *meta)
 {
     const hl_graph *g = e->graph;
-    const int64_t image[4] = {-1, image_channels(g), meta->image_size, meta->image_size};
+    const hl_shape in = hl_graph_node(g, g->input)->shape;
+    const int64_t image[4] = {-1, in.c, meta->open_size ? -2 : in.h, meta->open_size ? -3 : in.w};
     HL_TRY(hl_arena_create(&e->arena));
     e->names = hl_arena_take(e->arena, g->node_count * sizeof *e->names);
     e->flat = hl_arena_take(e->arena, g->node_count * sizeof *e->flat);
@@ -428,10 +438,10 @@ static hl_status put_graph(exporter *e, const hl_onnx_meta *meta)
     for (size_t k = 0; k < g->node_count; k++)
         HL_TRY(put_layer(e, g->nodes[g->order[k]]));
     const hl_node *last = hl_graph_node(g, g->output);
-    const int64_t logits[2] = {-1, last->shape.c};
-    const char *in = e->names[g->output];
-    put(e, e->flat[g->output] ? "Identity" : "Flatten", "logits", &in, 1, "logits");
-    hl_onnx_put_port(e->writer, true, "logits", 2, logits);
+    const int64_t logits[4] = {-1, last->shape.c, -4, -5};
+    const char *from = e->names[g->output];
+    put(e, e->flat[g->output] || meta->open_size ? "Identity" : "Flatten", "logits", &from, 1, "logits");
+    hl_onnx_put_port(e->writer, true, "logits", meta->open_size ? 4 : 2, logits);
     return put_meta(e, meta);
 }
 

@@ -16,13 +16,15 @@ typedef enum hl_act {
     HL_ACT_HARDSIGMOID, /* clamp(x / 6 + 1/2, 0, 1) */
     HL_ACT_SILU,        /* x sigmoid(x) */
     HL_ACT_HARDSWISH,   /* x hardsigmoid(x) */
-    HL_ACT_GELU         /* exact, by erf, as torch.nn.GELU() */
+    HL_ACT_GELU,        /* exact, by erf, as torch.nn.GELU() */
+    HL_ACT_TANH
 } hl_act;
 
 /* Is the derivative a function of the output alone (so that the input need not be kept)? */
 static inline bool hl_act_from_output(hl_act act)
 {
-    return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_SIGMOID;
+    return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_SIGMOID ||
+           act == HL_ACT_TANH;
 }
 
 /* Window of a convolution or pooling. Paddings may differ on the two sides. Dilation 1 = dense. */

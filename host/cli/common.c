@@ -90,6 +90,26 @@ hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model *
     return hl_model_open_run(run, cli_text(values, "weights"), true, cli_log(values), model);
 }
 
+hl_status cli_each_run(const cli_values *values,
+                       hl_status (*visit)(void *user, const char *run, int index, hl_model *model),
+                       void *user)
+{
+    hl_model *model;
+    if (cli_given(values, "model"))
+        return hl_fail(HL_E_ARG, "--run or --model", "--help shows the options", "give one of the two");
+    HL_TRY(
+        hl_model_open_run(values->repeated[0], cli_text(values, "weights"), false, cli_log(values), &model));
+    hl_status status = HL_OK;
+    for (int i = 0; status == HL_OK && i < values->repeated_count; i++) {
+        if (i > 0)
+            status = hl_model_swap_adapter(model, values->repeated[i]);
+        if (status == HL_OK)
+            status = visit(user, values->repeated[i], i, model);
+    }
+    hl_model_destroy(model);
+    return status;
+}
+
 hl_status cli_apply_method(const cli_values *values, hl_model *model)
 {
     hl_norm_mode norm = (hl_norm_mode)(cli_choice(values, "norm") + 1);

@@ -128,6 +128,12 @@ static hl_status check_value(const cli_option *option, const char *value, const 
     return HL_OK;
 }
 
+/* Of all other options the last one counts. */
+static bool repeats(const cli_option *option, unsigned command)
+{
+    return strcmp(option->name, "run") == 0 && (command & (CLI_EVAL | CLI_PREDICT)) != 0;
+}
+
 hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values, bool *help)
 {
     struct option long_options[CLI_MAX_OPTIONS + 1] = {{0}};
@@ -160,6 +166,12 @@ hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values,
             *help = true;
         if (!*help)
             HL_TRY(check_value(option, value, ""));
+        if (repeats(option, command)) {
+            if (values->repeated_count == CLI_MAX_REPEATS)
+                return hl_fail(HL_E_ARG, word, "make it several commands", "it is given more than %d times",
+                               CLI_MAX_REPEATS);
+            values->repeated[values->repeated_count++] = value;
+        }
         values->text[place[chosen]] = value;
         values->typed[place[chosen]] = true;
     }

@@ -21,7 +21,9 @@ enum {
     CLI_MODELS = 1 << 7,
     CLI_METHODS = 1 << 8,
     CLI_DEVICES = 1 << 9,
-    CLI_ALL = (1 << 10) - 1
+    CLI_EMBED = 1 << 10,
+    CLI_GATES = 1 << 11,
+    CLI_ALL = (1 << 12) - 1
 };
 
 typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_NUMBERS } cli_type;
@@ -41,14 +43,16 @@ typedef struct cli_option {
 extern const cli_option cli_option_table[];
 extern const int cli_option_count;
 
-enum { CLI_MAX_OPTIONS = 96 };
+enum { CLI_MAX_OPTIONS = 96, CLI_MAX_REPEATS = 64 };
 
 /* What a command line, a configuration file and the defaults give. */
 typedef struct cli_values {
     unsigned command;
-    const char *text[CLI_MAX_OPTIONS]; /* by index of the table; NULL: not given */
-    bool typed[CLI_MAX_OPTIONS];       /* on the command line itself */
-    char **arguments;                  /* what is no option */
+    const char *text[CLI_MAX_OPTIONS];     /* by index of the table; NULL: not given */
+    bool typed[CLI_MAX_OPTIONS];           /* on the command line itself */
+    const char *repeated[CLI_MAX_REPEATS]; /* all values of the option that repeats, in their order */
+    int repeated_count;
+    char **arguments; /* what is no option */
     int argument_count;
     char *owned; /* texts read from a configuration */
 } cli_values;

@@ -171,11 +171,11 @@ static hl_status check_tensor(const char *path, const hl_param *p, const hl_name
                           p->name, hl_dtype_name(t->dtype), hl_tensor_shape_text(t, shape, sizeof shape));
 }
 
-static hl_status fill_adapted(hl_model *m, const char *path, const hl_tensor_map *map)
+hl_status hl_adapter_fill(hl_graph *graph, const char *path, const hl_tensor_map *map)
 {
     size_t wanted = 0;
-    for (size_t i = 0; i < m->graph->param_count; i++) {
-        const hl_param *p = m->graph->params[i];
+    for (size_t i = 0; i < graph->param_count; i++) {
+        const hl_param *p = graph->params[i];
         if (!hl_param_is_adapted(p))
             continue;
         HL_TRY(check_tensor(path, p, hl_tensor_map_find(map, p->name)));
@@ -185,12 +185,12 @@ static hl_status fill_adapted(hl_model *m, const char *path, const hl_tensor_map
         return hl_fail(HL_E_INPUT, path, "it was made by another method or version",
                        "the adapter has %zu tensors where the method trains %zu", hl_tensor_map_count(map),
                        wanted);
-    for (size_t i = 0; i < m->graph->param_count; i++) {
-        hl_param *p = m->graph->params[i];
+    for (size_t i = 0; i < graph->param_count; i++) {
+        hl_param *p = graph->params[i];
         if (hl_param_is_adapted(p))
             memcpy(p->host, hl_tensor_map_find(map, p->name)->data, (size_t)p->count * sizeof(float));
     }
-    return hl_graph_upload(m->graph);
+    return hl_graph_upload(graph);
 }
 
 static hl_status load(hl_model *m, const char *path, const hl_tensor_map *map)
@@ -204,7 +204,9 @@ static hl_status load(hl_model *m, const char *path, const hl_tensor_map *map)
         return hl_fail(HL_E_INPUT, path, "give the weights it was trained on",
                        "the adapter belongs to other base weights (SHA-256 %.12s..., here %.12s...)",
                        info.base_hash, m->base_hash);
-    return fill_adapted(m, path, map);
+    HL_TRY(hl_adapter_fill(m->graph, path, map));
+    hl_model_changed(m);
+    return HL_OK;
 }
 
 hl_status hl_model_load_adapter(hl_model *m, const char *path)
@@ -239,7 +241,7 @@ hl_status hl_model_read_class_names(hl_model *m, const char *path, const char *t
 
 /* The network of `info`, its method applied and its adapter loaded. */
 static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_adapter_info *info,
-                         const char *weights, const hl_log *log, hl_model **model)
+                         const char *weights, bool merged, const hl_log *log, hl_model **model)
 {
     const hl_preprocess *p = &info->preprocess;
     /* The network may be a file, and that file may be what has moved. */
@@ -259,11 +261,13 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
                                 .log = log};
     HL_TRY(hl_model_create(&options, model));
     HL_TRY(hl_model_apply_method(*model, info->method, info->norm, info->seed));
+    if (!merged) /* another adapter may follow */
+        HL_TRY(hl_model_keep_base(*model, (*model)->graph));
     HL_TRY(load(*model, path, map));
     return hl_model_read_class_names(*model, path, info->class_names);
 }
 
-static hl_status merge(hl_model *m)
+hl_status hl_model_merge(hl_model *m)
 {
     HL_TRY(hl_method_merge(m->graph));
     for (size_t i = 0; i < m->graph->param_count; i++)
@@ -285,9 +289,9 @@ hl_status hl_model_open_run(const char *run, const char *weights, bool merged, c
     hl_adapter_info info;
     hl_status status = hl_adapter_describe(path, map, &info);
     if (status == HL_OK)
-        status = rebuild(path, map, &info, weights, log, model);
+        status = rebuild(path, map, &info, weights, merged, log, model);
     if (status == HL_OK && merged)
-        status = merge(*model);
+        status = hl_model_merge(*model);
     hl_tensor_map_destroy(map);
     if (status != HL_OK) {
         hl_model_destroy(*model);

@@ -1,4 +1,4 @@
-#include "train/model.h"
+#include "train/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -182,7 +182,7 @@ hl_status hl_model_create(const hl_model_options *options, hl_model **model)
     return HL_OK;
 }
 
-static void free_class_names(hl_model *m)
+void hl_model_clear_class_names(hl_model *m)
 {
     for (int64_t i = 0; m->class_names != NULL && i < m->classes; i++)
         free(m->class_names[i]);
@@ -194,9 +194,11 @@ void hl_model_destroy(hl_model *m)
 {
     if (m == NULL)
         return;
-    free_class_names(m);
+    hl_model_clear_class_names(m);
+    hl_session_drop(m);
     hl_graph_destroy(m->graph);
     hl_backend_close(m->backend);
+    hl_tensor_map_destroy(m->base);
     hl_onnx_net_destroy(m->onnx);
     free(m->file);
     free(m->weights);
@@ -348,7 +350,7 @@ hl_status hl_model_set_class_names(hl_model *m, const char *const *names, int64_
     if (count != m->classes)
         return hl_fail(HL_E_INTERNAL, "class names", NULL, "%lld names for %lld classes", (long long)count,
                        (long long)m->classes);
-    free_class_names(m);
+    hl_model_clear_class_names(m);
     HL_TRY(hl_alloc_array((size_t)count, sizeof *m->class_names, "class names", (void **)&m->class_names));
     for (int64_t i = 0; i < count; i++)
         HL_TRY(copy_text(names[i], &m->class_names[i]));
@@ -357,8 +359,8 @@ hl_status hl_model_set_class_names(hl_model *m, const char *const *names, int64_
 
 hl_status hl_model_place(hl_model *m, const hl_compute *compute)
 {
-    if (m->backend != NULL)
-        return HL_OK;
+    if (m->backend != NULL) /* another adapter may have brought another graph */
+        return m->graph->placement != NULL ? HL_OK : hl_graph_place(m->graph, m->backend);
     hl_backend_options options = {.log = &m->log};
     if (compute != NULL) {
         options.device = compute->device;

@@ -109,6 +109,14 @@ HL_API void hl_model_layer(const hl_model *model, int index, hl_layer *layer);
 /* Adapter files: only what the method trained, and running statistics where they move. Loading checks the
  * base weights' hash and that every tensor fits; the model must have the same method applied. */
 HL_API hl_status hl_model_load_adapter(hl_model *model, const char *path);
+/* Puts another run's adapter (a run folder, or the file) in the place of the one that a model has which
+ * hl_model_open_run opened without `merge`: a bank of adapters over one backbone, which is neither read nor
+ * hashed again. The model becomes what that run would open as, its head and class names included, and
+ * predicts the same bits as the merged run. With the same method, norms and number of classes programs that
+ * were compiled go on, with new effective weights; else the graph is built anew around the base weights. The
+ * run must be of the same model, base weights and preprocessing: the error says which differs, and the model
+ * stays as it was. */
+HL_API hl_status hl_model_swap_adapter(hl_model *model, const char *path);
 
 /* Writes the whole network, the method merged in. A name ending in .onnx: as an ONNX graph, input "input" f32
  * [N, in_channels, size, size], normalised, output "logits" f32 [N, classes]; hl_model_preprocess and the

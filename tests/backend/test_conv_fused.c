@@ -99,7 +99,7 @@ static void expect_fused(const shape_case *c, hl_elem elem, hl_act act, bool bia
 static void expect_all_fused(hl_elem elem)
 {
     for (int i = 0; i < SHAPES; i++)
-        for (int act = HL_ACT_NONE; act <= HL_ACT_GELU; act++)
+        for (int act = HL_ACT_NONE; act <= HL_ACT_TANH; act++)
             for (int with = 0; with < 4; with++)
                 expect_fused(&shapes[i], elem, (hl_act)act, (with & 1) != 0, (with & 2) != 0, false);
 }
@@ -121,6 +121,8 @@ Test(conv_fused, bias_residual_and_activation_follow_in_bf16)
 static double before_of(hl_act act, uint64_t i)
 {
     static const double clamped[] = {0.0, 0.5, 6.0, 3.0, 0.0, 8.0}, sigmoid[] = {0.0, 0.5, 1.0};
+    if (act == HL_ACT_TANH)
+        return 2.0 * sigmoid[i % 3] - 1.0;
     return act == HL_ACT_SIGMOID ? sigmoid[i % 3] : fmin(clamped[i % 6], act == HL_ACT_RELU6 ? 6.0 : 8.0);
 }
 
@@ -128,6 +130,7 @@ static double derivative(hl_act act, double before)
 {
     return act == HL_ACT_NONE      ? 1.0
            : act == HL_ACT_SIGMOID ? before * (1.0 - before)
+           : act == HL_ACT_TANH    ? 1.0 - before * before
                                    : before > 0.0 && (before < 6.0 || act == HL_ACT_RELU);
 }
 
@@ -185,7 +188,7 @@ static void expect_behind(const shape_case *c, hl_elem elem, hl_act act, bool ot
 
 static void expect_all_behind(hl_elem elem)
 {
-    static const hl_act acts[] = {HL_ACT_NONE, HL_ACT_RELU, HL_ACT_RELU6, HL_ACT_SIGMOID};
+    static const hl_act acts[] = {HL_ACT_NONE, HL_ACT_RELU, HL_ACT_RELU6, HL_ACT_SIGMOID, HL_ACT_TANH};
     for (int i = 0; i < SHAPES; i++)
         for (size_t a = 0; a < sizeof acts / sizeof *acts; a++)
             for (int other = 0; other < 2; other++)
@@ -206,7 +209,7 @@ Test(conv_fused, another_gradient_and_a_derivative_follow_the_data_gradient_in_b
 
 Test(conv_fused, bias_residual_and_activation_follow_winograd)
 {
-    for (int act = HL_ACT_NONE; act <= HL_ACT_GELU; act++)
+    for (int act = HL_ACT_NONE; act <= HL_ACT_TANH; act++)
         for (int with = 0; with < 4; with++)
             expect_fused(&shapes[0], HL_ELEM_F32, (hl_act)act, (with & 1) != 0, (with & 2) != 0, true);
 }

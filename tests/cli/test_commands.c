@@ -69,8 +69,8 @@ static double real(const json_t *object, const char *key)
 
 Test(commands, help_names_every_option_the_command_takes)
 {
-    static const char *const commands[] = {"train",   "eval",  "predict", "inspect", "models",
-                                           "methods", "bench", "export",  "convert", "devices"};
+    static const char *const commands[] = {"train", "eval",   "predict", "inspect", "models", "methods",
+                                           "bench", "export", "convert", "devices", "embed",  "gates"};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         char line[64];
         snprintf(line, sizeof line, "%s --help", commands[i]);
