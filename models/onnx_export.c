@@ -3,13 +3,13 @@
  * Gates are multiplied into the weights. Norms stay BatchNormalization nodes: whoever runs the file folds
  * them anyway, and whoever trains on, here or elsewhere, still has them. Values are [N, C, H, W], and [N, C]
  * behind linear layers over a map of one pixel; names are those of the layers. */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/numbers.h"
+#include "io/json.h"
 #include "io/onnx_write.h"
 #include "models/onnx.h"
 
@@ -409,16 +409,8 @@ static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
     put_channels(e, "std", m->std);
     if (m->classes == NULL)
         return HL_OK;
-    json_t *names = json_array();
-    for (int64_t i = 0; i < m->class_count; i++) {
-        /* A name that is not UTF-8 cannot stand in JSON. */
-        json_t *name = json_string(m->classes[i]);
-        json_array_append_new(names, name != NULL ? name : json_sprintf("class %lld", (long long)i));
-    }
-    char *list = json_dumps(names, JSON_COMPACT);
-    json_decref(names);
-    if (list == NULL)
-        return hl_fail_nomem("class names", 0);
+    char *list;
+    HL_TRY(hl_json_class_names(m->classes, m->class_count, &list));
     hl_onnx_put_meta(e->writer, "class_names", list);
     free(list);
     return HL_OK;

@@ -1,12 +1,12 @@
 /* Adapter files: a safetensors file with what the method trained, and, as its metadata, all that is needed to
  * find and rebuild the network it belongs to. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/numbers.h"
 #include "graph/params.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "train/model.h"
 
@@ -29,16 +29,8 @@ static hl_status set_class_names(hl_tensor_map *map, const hl_model *m)
 {
     if (m->class_names == NULL)
         return HL_OK;
-    json_t *names = json_array();
-    for (int64_t i = 0; i < m->classes; i++) {
-        /* A name that is not UTF-8 cannot stand in JSON. */
-        json_t *name = json_string(m->class_names[i]);
-        json_array_append_new(names, name != NULL ? name : json_sprintf("class %lld", (long long)i));
-    }
-    char *text = json_dumps(names, JSON_COMPACT);
-    json_decref(names);
-    if (text == NULL)
-        return hl_fail_nomem("class names", 0);
+    char *text;
+    HL_TRY(hl_json_class_names((const char *const *)m->class_names, m->classes, &text));
     hl_status status = hl_tensor_map_set_meta(map, "class_names", text);
     free(text);
     return status;
