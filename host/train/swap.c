@@ -17,7 +17,7 @@ hl_status hl_model_keep_base(hl_model *m, const hl_graph *graph)
         HL_TRY(hl_tensor_map_create(&m->base));
     for (size_t i = 0; i < graph->param_count; i++) {
         const hl_param *p = graph->params[i];
-        if (hl_param_is_adapted(p) && !p->head && p->role != HL_PARAM_GATE &&
+        if (hl_param_is_adapted(p) && !p->head && hl_param_is_base(p) &&
             hl_tensor_map_find(m->base, p->name) == NULL)
             HL_TRY(hl_tensor_map_add(m->base, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host));
     }
@@ -41,7 +41,11 @@ static const char *file_of(const char *path)
 static const char *preprocess_text(const hl_preprocess *p, bool bgr, char *buf, size_t size)
 {
     snprintf(buf, size, "%lld of %lld %s %s %.4g,%.4g,%.4g/%.4g,%.4g,%.4g", (long long)p->size,
-             (long long)p->resize, p->bicubic ? "bicubic" : "bilinear", bgr ? "BGR" : "RGB",
+             (long long)p->resize, p->bicubic ? "bicubic" : "bilinear",
+             p->channels == 1   ? "grey"
+             : p->channels == 4 ? "RGBA"
+             : bgr              ? "BGR"
+                                : "RGB",
              (double)p->mean[0], (double)p->mean[1], (double)p->mean[2], (double)p->std[0], (double)p->std[1],
              (double)p->std[2]);
     return buf;
@@ -60,8 +64,9 @@ static hl_status check_same(const hl_model *m, const char *path, const hl_adapte
         snprintf(ours, sizeof ours, "%.12s...", m->base_hash);
         return differs(path, "base", theirs, ours);
     }
-    if (a->size != b->size || a->resize != b->resize || a->bicubic != b->bicubic || info->bgr != m->bgr ||
-        memcmp(a->mean, b->mean, sizeof a->mean) != 0 || memcmp(a->std, b->std, sizeof a->std) != 0)
+    if (a->size != b->size || a->channels != b->channels || a->resize != b->resize ||
+        a->bicubic != b->bicubic || info->bgr != m->bgr || memcmp(a->mean, b->mean, sizeof a->mean) != 0 ||
+        memcmp(a->std, b->std, sizeof a->std) != 0)
         return differs(path, "preprocessing", preprocess_text(a, info->bgr, theirs, sizeof theirs),
                        preprocess_text(b, m->bgr, ours, sizeof ours));
     return HL_OK;
@@ -71,7 +76,7 @@ static hl_status check_same(const hl_model *m, const char *path, const hl_adapte
 static hl_status build_again(hl_model *m, int64_t classes, hl_graph **graph)
 {
     if (m->onnx == NULL)
-        return hl_model_build(m->info, m->preprocess.size, classes, graph);
+        return hl_model_build_for(m->info, m->preprocess.size, m->preprocess.channels, classes, graph);
     hl_onnx_build b = {.image_size = m->preprocess.size, .classes = classes, .bgr = m->bgr};
     return hl_onnx_net_build(m->onnx, &b, graph);
 }
