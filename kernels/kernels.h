@@ -116,6 +116,7 @@ typedef struct hl_optimize_args {
     float clip_norm;                /* gradients are scaled to this norm where theirs is larger; 0: never */
     bool scaling;                   /* dynamic loss scaling */
     float *value, *grad, *moment1, *moment2; /* flat; moment2 for Adam, AdamW only */
+    const float *start;                      /* flat, what segments with a pull are pulled towards; or NULL */
     const hl_segment *segments;              /* device */
     const hl_optimize_block *blocks;         /* device, in order of segments; made by hl_optimize_blocks */
     int segment_count;
@@ -125,11 +126,28 @@ typedef struct hl_optimize_args {
 /* Cuts segments into blocks: how many, and with `blocks` not NULL writes them (host memory). */
 int64_t hl_optimize_blocks(const hl_segment *segments, int segment_count, hl_optimize_block *blocks);
 size_t hl_optimize_scratch(int64_t block_count, int segment_count);
-/* One step: adds the l1 term, finds whether all gradients and record->pending_loss are finite, the norm, the
- * clipping factor and loss scale, then updates values and moments, or none of them. Sets the fields of
- * `record` as base/compute.h says. grad is left with the l1 term added. */
+/* One step: adds the penalties' gradients (l1, pull), finds whether all gradients and record->pending_loss
+ * are finite, the norm, the clipping factor and loss scale, then updates values and moments, or none of them.
+ * Sets the fields of `record` as base/compute.h says. grad is left with the penalties added. */
 int hl_launch_optimize(const hl_optimize_args *args, const hl_run_state *run, hl_train_record *record,
                        hl_cuda_stream stream);
+
+/* ---- singular values of features (spectral.cu) ---- */
+
+typedef struct hl_spectral_args {
+    const void *features;  /* [rows, columns] */
+    void *gradient;        /* the same */
+    int64_t rows, columns; /* the smaller of the two at most HL_SPECTRAL_LARGEST */
+    float eta;
+    int smallest;
+    void *scratch;
+} hl_spectral_args;
+size_t hl_spectral_scratch(int64_t rows, int64_t columns);
+/* gradient = 2 eta P F run->grad_scale record->loss_scale (record NULL: 1), with P the projector onto the
+ * left singular vectors of F's `smallest` smallest singular values; eta times the sum of their squares is
+ * added to record->pending_loss. */
+int hl_launch_spectral_grad(const hl_spectral_args *args, hl_elem elem, const hl_run_state *run,
+                            hl_train_record *record, hl_cuda_stream stream);
 
 /* ---- norms (norm.cu) ---- */
 

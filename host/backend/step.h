@@ -136,6 +136,12 @@ typedef enum hl_step_kind {
     /* DROP_PATH_GRAD: out 0 = in 0 * keep[n] / (1 - p), as in the forward pass. in 0 dy. */
     HL_STEP_DROP_PATH_GRAD,
 
+    /* SPECTRAL_GRAD: out 0 = 2 eta sum over i of s_i u_i v_i^T, the gradient of the penalty eta sum s_i^2,
+     * times run->grad_scale * record->loss_scale; s_i are the `smallest` smallest singular values of in 0 as
+     * a matrix F, a row a sample, among the min(N, H W C) it has. The penalty itself is added to
+     * record->pending_loss. record NULL: loss_scale 1. */
+    HL_STEP_SPECTRAL_GRAD,
+
     /* ---- update ---- */
 
     /* OPTIMIZE: one optimizer step over optimize.segments, unless a gradient or the pending loss is not
@@ -180,7 +186,8 @@ typedef struct hl_optimize_attr {
     float clip_norm; /* gradients are scaled to this norm (all together) where theirs is larger; 0: never */
     bool scaling;    /* dynamic loss scaling: see hl_train_record */
     float *value, *grad, *moment1,
-        *moment2; /* flat arrays where the backend computes; moment2 for Adam, AdamW only */
+        *moment2;       /* flat arrays where the backend computes; moment2 for Adam, AdamW only */
+    const float *start; /* flat as well: what segments with a pull are pulled towards; NULL without any */
     const hl_segment *segments;
     int segment_count;
 } hl_optimize_attr;
@@ -211,6 +218,10 @@ typedef struct hl_step {
         struct {
             float smoothing;
         } loss;
+        struct {
+            float eta;
+            int smallest;
+        } spectral;
         hl_optimize_attr optimize;
     };
     const hl_run_state *run; /* host memory */
@@ -228,5 +239,7 @@ hl_status hl_step_check_pool(const hl_step *step, hl_shape in, hl_shape out);
 /* Norms of every kind and their gradients: parameters and statistics have a value for each channel, and
  * batch statistics have running ones beside them. */
 hl_status hl_step_check_norm(const hl_step *step);
+/* SPECTRAL_GRAD: a Gram matrix that is not too large to diagonalise. */
+hl_status hl_step_check_spectral(const hl_step *step);
 
 #endif

@@ -74,13 +74,23 @@ static void show_progress(void *user, const hl_progress *p)
     fflush(stderr);
 }
 
-static hl_status default_lr(const cli_values *values, char *buf, size_t size)
+/* What the method decides where the user does not; `rates` has the texts. */
+typedef struct method_rates {
+    char lr[32], decay[32];
+} method_rates;
+
+static hl_status set_method_rates(cli_values *values, method_rates *rates)
 {
     hl_method method;
     HL_TRY(hl_method_parse(cli_text(values, "method"), &method));
     int64_t optimizer = cli_choice(values, "optimizer");
     bool sgd = optimizer == HL_SGD || optimizer == HL_LARS;
-    snprintf(buf, size, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
+    snprintf(rates->lr, sizeof rates->lr, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
+    snprintf(rates->decay, sizeof rates->decay, "%g", hl_method_weight_decay(method.info));
+    if (cli_text(values, "lr") == NULL || cli_real(values, "lr") == 0.0)
+        cli_set(values, "lr", rates->lr);
+    if (cli_text(values, "weight-decay") == NULL)
+        cli_set(values, "weight-decay", rates->decay);
     return HL_OK;
 }
 
@@ -95,8 +105,8 @@ static void fill_options(const cli_values *values, hl_train_options *o)
     o->accumulate = cli_int(values, "accumulate");
     o->optimizer = (hl_optimizer)cli_choice(values, "optimizer");
     o->lr = cli_real(values, "lr");
-    o->head_lr_scale =
-        cli_given(values, "head-lr") && o->lr > 0.0 ? cli_real(values, "head-lr") / o->lr : 0.0;
+    o->head_lr_scale = cli_given(values, "head-lr") ? cli_real(values, "head-lr") / o->lr : 0.0;
+    o->layer_decay = cli_real(values, "layer-decay");
     o->momentum = cli_real(values, "momentum");
     o->weight_decay = cli_real(values, "weight-decay");
     o->clip_grad = cli_real(values, "clip-grad");
@@ -200,7 +210,8 @@ static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
 
 hl_status cli_train(cli_values *values)
 {
-    char lr[32], saved[4096];
+    char saved[4096];
+    method_rates rates;
     HL_TRY(cli_require(values, "out"));
     const char *config = cli_text(values, "config");
     if (config == NULL && cli_flag(values, "resume")) {
@@ -210,10 +221,7 @@ hl_status cli_train(cli_values *values)
     }
     if (config != NULL)
         HL_TRY(cli_read_config(values, config));
-    if (cli_text(values, "lr") == NULL) {
-        HL_TRY(default_lr(values, lr, sizeof lr));
-        cli_set(values, "lr", lr);
-    }
+    HL_TRY(set_method_rates(values, &rates));
     hl_compute compute;
     HL_TRY(cli_compute(values, &compute));
     hl_dataset *data;

@@ -73,7 +73,13 @@ typedef struct hl_graph {
     hl_value input, output; /* output: the logits */
     float drop_path;        /* stochastic depth of a branch with depth 1 */
     int drop_path_branches; /* whose depth is not 0 */
-    hl_status status;       /* the sticky error */
+    /* In training, a penalty on what the head reads: eta times the sum of the `smallest` smallest squared
+     * singular values of the batch's features (SPECTRAL_GRAD). smallest 0: none. */
+    struct {
+        int smallest;
+        float eta;
+    } spectral;
+    hl_status status; /* the sticky error */
     char error[512];
     /* Set by placing (params.h): trained values, gradients, contiguous. */
     struct hl_placement *placement;

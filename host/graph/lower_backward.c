@@ -177,6 +177,24 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     return HL_OK;
 }
 
+/* The penalty's part of the gradient of the head's input, beside that of the loss. */
+static hl_status spectral_gradient(backward *b, const hl_unit *unit)
+{
+    const hl_graph *graph = b->code->units.graph;
+    hl_tensor *dx;
+    if (!unit->node->head || graph->spectral.smallest == 0 || !wants_gradient(b, unit->in[0]))
+        return HL_OK;
+    hl_step *step = backward_step(b, unit, HL_STEP_SPECTRAL_GRAD, 1, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    HL_TRY(new_gradient(b, unit->in[0], &dx));
+    step->spectral.eta = graph->spectral.eta;
+    step->spectral.smallest = graph->spectral.smallest;
+    step->in[0] = b->code->value[unit->in[0]];
+    step->out[0] = dx;
+    return HL_OK;
+}
+
 static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
 {
     hl_tensor *dz;
@@ -187,6 +205,7 @@ static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors
     if (wants_gradient(b, unit->residual))
         HL_TRY(arrive(b, unit->residual, dz));
     HL_TRY(conv_weight_gradients(b, unit, dz));
+    HL_TRY(spectral_gradient(b, unit));
     return conv_data_gradient(b, unit, kept, dz);
 }
 

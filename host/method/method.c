@@ -5,8 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const hl_method_info *const methods[] = {&hl_method_projection, &hl_method_linear, &hl_method_full,
-                                                &hl_method_norm, &hl_method_partial};
+static const hl_method_info *const methods[] = {
+    &hl_method_projection, &hl_method_linear, &hl_method_full, &hl_method_norm,
+    &hl_method_partial,    &hl_method_l2sp,   &hl_method_bss,
+};
 
 enum { METHODS = sizeof methods / sizeof *methods };
 

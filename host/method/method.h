@@ -37,6 +37,7 @@ struct hl_method_info {
     hl_norm_mode norm;                               /* default */
     double lr_adam;                                  /* default learning rate for Adam and AdamW */
     double lr_sgd;                                   /* ... and for SGD with momentum 0.9 */
+    bool no_weight_decay;                            /* by default: it has a penalty of its own */
     hl_method_option options[HL_METHOD_MAX_OPTIONS]; /* ends with key NULL or at the size */
     /* Marks what is trained (the head is already) and rewrites layers. */
     hl_status (*apply)(hl_graph *graph, const hl_method *method, uint64_t seed);
@@ -68,7 +69,17 @@ const char *hl_norm_mode_name(hl_norm_mode mode);
  * same. Before placement. */
 hl_status hl_method_merge(hl_graph *graph);
 
-extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection,
-    hl_method_partial;
+/* Weight decay where nothing else is asked for. */
+static inline double hl_method_weight_decay(const hl_method_info *info)
+{
+    return info->no_weight_decay ? 0.0 : 1e-4;
+}
+
+/* Marks every weight and bias as trained, and may be a method's `apply`: full, and those that add a penalty.
+ */
+hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed);
+
+extern const hl_method_info hl_method_projection, hl_method_linear, hl_method_full, hl_method_norm,
+    hl_method_partial, hl_method_l2sp, hl_method_bss;
 
 #endif

@@ -230,6 +230,8 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
                   model->method.info->name, "method_options", hl_model_method(model), "device",
                   model->backend->device, "precision", hl_number_type_name(type), "seed", (json_int_t)o->seed,
                   "epochs", (json_int_t)r->epochs, "steps", (json_int_t)r->steps);
+    json_t *rates = json_pack("{s:f, s:f, s:f, s:f}", "lr", o->lr, "head_lr", o->lr * o->head_lr_scale,
+                              "layer_decay", o->layer_decay, "weight_decay", o->weight_decay);
     json_t *numbers = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "norm", hl_norm_mode_name(model->norm),
                                 "trainable_params", (json_int_t)counts.trainable, "trainable_conv_params",
                                 (json_int_t)counts.trainable_conv, "total_params", (json_int_t)counts.total,
@@ -244,6 +246,7 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
                   hl_dataset_class_count(data), "train", (json_int_t)hl_dataset_count(data, HL_SPLIT_TRAIN),
                   "val", (json_int_t)hl_dataset_count(data, HL_SPLIT_VAL), "test",
                   (json_int_t)hl_dataset_count(data, HL_SPLIT_TEST));
+    json_object_update(summary, rates);
     json_object_update(summary, numbers);
     json_object_update(summary, outcome);
     if (r->test.count > 0) {
@@ -252,6 +255,7 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
         json_object_set_new(summary, "test", test);
     }
     json_object_set_new(summary, "data", sizes);
+    json_decref(rates);
     json_decref(numbers);
     json_decref(outcome);
     hl_status status = hl_json_write(hl_run_folder_file(f, "summary.json"), summary);
