@@ -18,7 +18,8 @@ typedef enum hl_param_role {
     HL_PARAM_NORM_VAR,   /* running variance [C], unbiased; likewise */
     HL_PARAM_SCALE,      /* a factor for each channel, [C] or [C, 1, 1] */
     HL_PARAM_GATE,       /* [O, I/G]; stored as delta = gate - 1 */
-    HL_PARAM_FACTOR      /* of a weight change; a method's own, as gates are */
+    HL_PARAM_FACTOR,     /* of a weight change; a method's own, as gates are */
+    HL_PARAM_MASK        /* likewise; all that counts of it is whether it is above the threshold */
 } hl_param_role;
 
 /* One named tensor, float32, C order. The graph owns it. */
@@ -30,11 +31,12 @@ typedef struct hl_param {
     bool flat; /* files hold this weight [O, I, kh, kw] as the matrix [O, I kh kw]: a linear layer over a map
                 */
     bool trained;
-    bool moves;   /* a running statistic that training updates */
-    bool head;    /* belongs to the classifier head */
-    float *host;  /* values in host memory */
-    float *value; /* values where the backend computes; equal to host on the CPU */
-    float *grad;  /* gradient where the backend computes; NULL unless trained */
+    bool moves;      /* a running statistic that training updates */
+    bool head;       /* belongs to the classifier head */
+    float threshold; /* MASK: inside (-1, 1) */
+    float *host;     /* values in host memory */
+    float *value;    /* values where the backend computes; equal to host on the CPU */
+    float *grad;     /* gradient where the backend computes; NULL unless trained */
 } hl_param;
 
 static inline bool hl_param_is_statistic(const hl_param *p)
@@ -45,7 +47,7 @@ static inline bool hl_param_is_statistic(const hl_param *p)
 /* Does the network have it without any method? */
 static inline bool hl_param_is_base(const hl_param *p)
 {
-    return p->role != HL_PARAM_GATE && p->role != HL_PARAM_FACTOR;
+    return p->role != HL_PARAM_GATE && p->role != HL_PARAM_FACTOR && p->role != HL_PARAM_MASK;
 }
 
 /* The shape that state dicts give it, into shape; returns its number of dimensions. */

@@ -1,8 +1,10 @@
 #include "backend/weight_change.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/simd.h"
 
 /* Rows are worked through in strips, which fit in the first cache. */
@@ -144,11 +146,28 @@ HL_CLONES static void scale_all(float factor, float *x, int64_t n)
         x[j] *= factor;
 }
 
-/* 0 where all is 0: such a row stays so. */
-static float inverse_norm(const float *row, int64_t length)
+static float norm_of(const float *row, int64_t length)
 {
-    float norm = sqrtf(dot(row, row, length));
-    return norm > 0.0f ? 1.0f / norm : 0.0f;
+    return sqrtf(dot(row, row, length));
+}
+
+/* a / norm, 1 where they are equal; 0 where all of the row is 0: it stays so. */
+static float over_norm(float a, float norm)
+{
+    return norm > 0.0f ? a / norm : 0.0f;
+}
+
+hl_status hl_weight_change_norms(const hl_weight_expr *e, float *norms)
+{
+    int64_t outputs = e->weight->shape[0], length = e->weight->count / outputs;
+    float *v;
+    HL_TRY(hl_alloc_array((size_t)e->weight->count, sizeof *v, e->weight->name, (void **)&v));
+    unscaled_value(e, v);
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < outputs; o++)
+        norms[o] = norm_of(v + o * length, length);
+    free(v);
+    return HL_OK;
 }
 
 void hl_weight_change_value(const hl_weight_expr *e, float *value)
@@ -160,7 +179,7 @@ void hl_weight_change_value(const hl_weight_expr *e, float *value)
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < outputs; o++) {
         float *row = value + o * length;
-        scale_all(e->change->magnitude->host[o] * inverse_norm(row, length), row, length);
+        scale_all(over_norm(e->change->magnitude->host[o], norm_of(row, length)), row, length);
     }
 }
 
@@ -206,11 +225,11 @@ static void magnitude_grad(const hl_weight_expr *e, float *dv, float keep, float
 #pragma omp parallel for schedule(static)
     for (int64_t o = 0; o < outputs; o++) {
         const float *row = v + o * length;
-        float inverse = inverse_norm(row, length);
+        float norm = norm_of(row, length);
         if (magnitude->trained)
-            magnitude->grad[o] =
-                (keep != 0.0f ? magnitude->grad[o] : 0.0f) + dot(dv + o * length, row, length) * inverse;
-        scale_all(magnitude->host[o] * inverse, dv + o * length, length);
+            magnitude->grad[o] = (keep != 0.0f ? magnitude->grad[o] : 0.0f) +
+                                 over_norm(dot(dv + o * length, row, length), norm);
+        scale_all(over_norm(magnitude->host[o], norm), dv + o * length, length);
     }
 }
 

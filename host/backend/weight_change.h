@@ -5,9 +5,13 @@
 #define HL_BACKEND_WEIGHT_CHANGE_H
 
 #include "backend/param.h"
+#include "base/error.h"
 
 /* f(W) [O, I/G, kh, kw] into `value`, which is not W. */
 void hl_weight_change_value(const hl_weight_expr *e, float *value);
+
+/* |V_o| of every output channel into norms [O], where V is f(W) but for the magnitude. */
+hl_status hl_weight_change_norms(const hl_weight_expr *e, float *norms);
 
 /* Gradients of all trained factors and of the magnitude from dv, the gradient of f(W), which is overwritten:
  * grad = keep * grad + ..., as hl_weight_expr_grad. `scratch` has so many floats: */

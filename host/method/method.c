@@ -6,8 +6,9 @@
 #include <string.h>
 
 static const hl_method_info *const methods[] = {
-    &hl_method_projection, &hl_method_linear, &hl_method_full, &hl_method_norm,
-    &hl_method_partial,    &hl_method_l2sp,   &hl_method_bss,
+    &hl_method_projection, &hl_method_linear, &hl_method_full, &hl_method_norm, &hl_method_partial,
+    &hl_method_lora,       &hl_method_dora,   &hl_method_loha, &hl_method_lokr, &hl_method_convlora,
+    &hl_method_piggyback,  &hl_method_atoms,  &hl_method_l2sp, &hl_method_bss,
 };
 
 enum { METHODS = sizeof methods / sizeof *methods };
@@ -152,7 +153,12 @@ bool hl_method_flag(const hl_method *method, const char *key)
 
 double hl_method_number_or(const hl_method *method, const char *key, double otherwise)
 {
-    return option_index(method->info, key) < 0 ? otherwise : hl_method_number(method, key);
+    return hl_method_has(method, key) ? hl_method_number(method, key) : otherwise;
+}
+
+bool hl_method_has(const hl_method *method, const char *key)
+{
+    return option_index(method->info, key) >= 0;
 }
 
 const char *hl_norm_mode_name(hl_norm_mode mode)

@@ -57,6 +57,8 @@ double hl_method_number(const hl_method *method, const char *key);
 bool hl_method_flag(const hl_method *method, const char *key);
 /* The same for an option that this method may not have. */
 double hl_method_number_or(const hl_method *method, const char *key, double otherwise);
+/* Has the method such an option? */
+bool hl_method_has(const hl_method *method, const char *key);
 
 /* Applies a method to a graph whose parameters are not placed yet: the head is trained, norms are set as
  * `norm` says (default: the method's), then the method does its part. */
@@ -80,6 +82,7 @@ static inline double hl_method_weight_decay(const hl_method_info *info)
 hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed);
 
 extern const hl_method_info hl_method_projection, hl_method_linear, hl_method_full, hl_method_norm,
-    hl_method_partial, hl_method_l2sp, hl_method_bss;
+    hl_method_partial, hl_method_lora, hl_method_dora, hl_method_loha, hl_method_lokr, hl_method_convlora,
+    hl_method_piggyback, hl_method_atoms, hl_method_l2sp, hl_method_bss;
 
 #endif

@@ -62,6 +62,31 @@ static hl_status set_metadata(hl_tensor_map *map, const hl_model *m)
     return set_class_names(map, m);
 }
 
+/* Bit k of byte j: is value 8 j + k of the mask above its threshold? */
+static int64_t packed_count(const hl_param *p)
+{
+    return (p->count + 7) / 8;
+}
+
+static hl_status add_mask(hl_tensor_map *map, const hl_param *p)
+{
+    const int64_t count = packed_count(p);
+    uint8_t *bits = calloc((size_t)count, 1);
+    if (bits == NULL)
+        return hl_fail_nomem(p->name, (size_t)count);
+    for (int64_t i = 0; i < p->count; i++)
+        bits[i / 8] |= (uint8_t)((p->host[i] > p->threshold) << (i % 8));
+    HL_TRY(hl_tensor_map_adopt(map, bits, free));
+    return hl_tensor_map_add_ref(map, p->name, HL_DTYPE_U8, 1, &count, bits);
+}
+
+/* To 1 and -1, between which every threshold lies. */
+static void unpack_mask(const uint8_t *bits, hl_param *p)
+{
+    for (int64_t i = 0; i < p->count; i++)
+        p->host[i] = (bits[i / 8] >> (i % 8) & 1) != 0 ? 1.0f : -1.0f;
+}
+
 hl_status hl_model_save_adapter(hl_model *m, const char *path)
 {
     HL_TRY(hl_graph_download(m->graph));
@@ -70,7 +95,9 @@ hl_status hl_model_save_adapter(hl_model *m, const char *path)
     hl_status status = set_metadata(map, m);
     for (size_t i = 0; i < m->graph->param_count && status == HL_OK; i++) {
         const hl_param *p = m->graph->params[i];
-        if (hl_param_is_adapted(p))
+        if (hl_param_is_adapted(p) && p->role == HL_PARAM_MASK)
+            status = add_mask(map, p);
+        else if (hl_param_is_adapted(p))
             status = hl_tensor_map_add_ref(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
     }
     if (status == HL_OK)
@@ -154,9 +181,10 @@ static hl_status check_tensor(const char *path, const hl_param *p, const hl_name
     if (t == NULL)
         return hl_fail(HL_E_INPUT, path, "it was made by another method or version",
                        "the adapter has no tensor %s", p->name);
-    bool same = t->ndim == p->ndim && t->dtype == HL_DTYPE_F32;
-    for (int i = 0; same && i < p->ndim; i++)
-        same = t->shape[i] == p->shape[i];
+    bool mask = p->role == HL_PARAM_MASK,
+         same = t->ndim == (mask ? 1 : p->ndim) && t->dtype == (mask ? HL_DTYPE_U8 : HL_DTYPE_F32);
+    for (int i = 0; same && i < t->ndim; i++)
+        same = t->shape[i] == (mask ? packed_count(p) : p->shape[i]);
     char shape[96];
     return same ? HL_OK
                 : hl_fail(HL_E_INPUT, path, "it belongs to another model", "%s is %s %s, which does not fit",
@@ -179,8 +207,13 @@ hl_status hl_adapter_fill(hl_graph *graph, const char *path, const hl_tensor_map
                        wanted);
     for (size_t i = 0; i < graph->param_count; i++) {
         hl_param *p = graph->params[i];
-        if (hl_param_is_adapted(p))
-            memcpy(p->host, hl_tensor_map_find(map, p->name)->data, (size_t)p->count * sizeof(float));
+        if (!hl_param_is_adapted(p))
+            continue;
+        const void *data = hl_tensor_map_find(map, p->name)->data;
+        if (p->role == HL_PARAM_MASK)
+            unpack_mask(data, p);
+        else
+            memcpy(p->host, data, (size_t)p->count * sizeof(float));
     }
     return hl_graph_upload(graph);
 }

@@ -9,7 +9,7 @@
 static double lr_scale(const hl_model *m, const hl_train_options *o, const hl_param *p, double lr)
 {
     double gate_lr = hl_method_number_or(&m->method, "gate-lr", 0.0);
-    if (p->role == HL_PARAM_GATE && gate_lr > 0.0)
+    if ((p->role == HL_PARAM_GATE || p->role == HL_PARAM_FACTOR) && gate_lr > 0.0)
         return gate_lr / lr;
     return p->head && o->head_lr_scale > 0.0 ? o->head_lr_scale : 1.0;
 }

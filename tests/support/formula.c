@@ -55,6 +55,7 @@ void formula_fill_param(hl_param *p)
         break;
     case HL_PARAM_GATE:
     case HL_PARAM_FACTOR:
+    case HL_PARAM_MASK:
         break;
     }
     formula_values(p->name, low, high, p->host, p->count);
