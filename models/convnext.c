@@ -33,14 +33,17 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
     int count = 0, done = 0;
     for (int s = 0; s < STAGES; s++)
         count += v->blocks[s];
-    x = hl_graph_conv(g, "features.0.0", x,
-                      (hl_conv_spec){.out = v->channels[0], .kernel = 4, .stride = 4, .bias = true});
+    x = hl_graph_conv(
+        g, "features.0.0", x,
+        (hl_conv_spec){.out = hl_widened(info, v->channels[0]), .kernel = 4, .stride = 4, .bias = true});
     x = hl_graph_layer_norm(g, "features.0.1", x, norm_eps);
     for (int s = 0; s < STAGES; s++) {
         if (s > 0) {
             x = hl_graph_layer_norm(g, hl_graph_name(g, "features.%d.0", 2 * s), x, norm_eps);
-            x = hl_graph_conv(g, hl_graph_name(g, "features.%d.1", 2 * s), x,
-                              (hl_conv_spec){.out = v->channels[s], .kernel = 2, .stride = 2, .bias = true});
+            x = hl_graph_conv(
+                g, hl_graph_name(g, "features.%d.1", 2 * s), x,
+                (hl_conv_spec){
+                    .out = hl_widened(info, v->channels[s]), .kernel = 2, .stride = 2, .bias = true});
         }
         for (int b = 0; b < v->blocks[s]; b++, done++)
             x = block(g, hl_graph_name(g, "features.%d.%d", 2 * s + 1, b), x, v->drop_path,

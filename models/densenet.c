@@ -31,12 +31,14 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
 {
     static const hl_block_style style = {.norm_eps = 1e-5f, .norm_momentum = 0.1f, .act = HL_ACT_RELU};
     const densenet *variant = info->variant;
-    x = hl_conv_norm_act(g, &style, "features.conv0", "features.norm0", x,
-                         (hl_conv_spec){.out = variant->stem, .kernel = 7, .stride = 2, .padding = 3}, false);
+    x = hl_conv_norm_act(
+        g, &style, "features.conv0", "features.norm0", x,
+        (hl_conv_spec){.out = hl_widened(info, variant->stem), .kernel = 7, .stride = 2, .padding = 3},
+        false);
     x = hl_graph_pool(g, "features.pool0", x,
                       (hl_pool_spec){.max = true, .kernel = 3, .stride = 2, .padding = 1});
     for (int b = 0; b < 4; b++) {
-        x = dense_block(g, b + 1, x, variant->layers[b], variant->growth);
+        x = dense_block(g, b + 1, x, variant->layers[b], hl_widened(info, variant->growth));
         if (b == 3)
             break;
         const char *name = hl_graph_name(g, "features.transition%d", b + 1);

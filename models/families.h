@@ -66,6 +66,12 @@ hl_value hl_squeeze_excite(hl_graph *graph, const hl_squeeze_style *style, const
 /* The nearest multiple of `divisor` to `channels`, never more than a tenth below it. */
 int64_t hl_make_divisible(double channels, int64_t divisor);
 
+/* The variant's multiple of so many channels. */
+static inline int64_t hl_widened(const hl_model_info *info, int64_t channels)
+{
+    return info->width > 0.0 ? (int64_t)((double)channels * info->width) : channels;
+}
+
 /* Channels of a value. */
 static inline int64_t hl_channels(const hl_graph *graph, hl_value x)
 {

@@ -52,13 +52,14 @@ static hl_value residual_block(hl_graph *g, const resnet *variant, const char *b
 static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_t classes)
 {
     const resnet *variant = info->variant;
+    int64_t width = hl_widened(info, 64);
     x = hl_conv_norm_act(g, &style, "conv1", "bn1", x,
-                         (hl_conv_spec){.out = 64, .kernel = 7, .stride = 2, .padding = 3}, false);
+                         (hl_conv_spec){.out = width, .kernel = 7, .stride = 2, .padding = 3}, false);
     x = hl_graph_pool(g, "maxpool", x, (hl_pool_spec){.max = true, .kernel = 3, .stride = 2, .padding = 1});
     for (int stage = 0; stage < 4; stage++)
         for (int b = 0; b < variant->blocks[stage]; b++)
-            x = residual_block(g, variant, hl_graph_name(g, "layer%d.%d", stage + 1, b), x,
-                               (int64_t)64 << stage, stage > 0 && b == 0 ? 2 : 1);
+            x = residual_block(g, variant, hl_graph_name(g, "layer%d.%d", stage + 1, b), x, width << stage,
+                               stage > 0 && b == 0 ? 2 : 1);
     x = hl_graph_global_pool(g, "avgpool", x);
     return hl_graph_head(g, "fc", x, classes);
 }

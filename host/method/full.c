@@ -1,4 +1,4 @@
-/* full: every weight and bias (full fine-tuning); norms as --norm says, by default everything in them too. */
+/* full: every weight, bias and layer scale (full fine-tuning); norms as --norm says, by default everything in them too. */
 #include "method/method.h"
 
 hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed)
@@ -6,7 +6,8 @@ hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t
     (void)method;
     (void)seed;
     for (size_t i = 0; i < graph->param_count; i++)
-        if (graph->params[i]->role == HL_PARAM_WEIGHT || graph->params[i]->role == HL_PARAM_BIAS)
+        if (graph->params[i]->role == HL_PARAM_WEIGHT || graph->params[i]->role == HL_PARAM_BIAS ||
+            graph->params[i]->role == HL_PARAM_SCALE)
             graph->params[i]->trained = true;
     return HL_OK;
 }
