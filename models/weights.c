@@ -144,7 +144,7 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     for (size_t i = 0; status == HL_OK && i < graph->param_count; i++) {
         hl_param *p = graph->params[i];
         keys[i] = hl_weights_key(r.style, info, graph, p->name, text[i], KEY_SIZE);
-        if (p->role == HL_PARAM_GATE || (p->head && r.head_skipped))
+        if (hl_param_is_added(p) || (p->head && r.head_skipped))
             continue;
         const hl_named_tensor *t = hl_tensor_map_find(map, keys[i]);
         if (t == NULL) {

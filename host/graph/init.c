@@ -24,7 +24,7 @@ static void init_param(hl_param *p, uint64_t seed, uint32_t index)
 void hl_graph_init(hl_graph *g, uint64_t seed)
 {
     for (size_t i = 0; i < g->param_count; i++)
-        if (g->params[i]->role != HL_PARAM_GATE)
+        if (!hl_param_is_added(g->params[i]))
             init_param(g->params[i], seed, (uint32_t)i);
 }
 

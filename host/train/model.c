@@ -61,7 +61,7 @@ hl_status hl_model_hash_base(hl_model *m)
     hl_status status = HL_OK;
     for (size_t i = 0; i < m->graph->param_count && status == HL_OK; i++) {
         const hl_param *p = m->graph->params[i];
-        if (!p->head && p->role != HL_PARAM_GATE)
+        if (!p->head && !hl_param_is_added(p))
             status = hl_tensor_map_add_ref(map, p->name, HL_DTYPE_F32, p->ndim, p->shape, p->host);
     }
     if (status == HL_OK)
@@ -155,6 +155,15 @@ static hl_status create_from_weights(hl_model *m, const hl_model_options *o)
     return status;
 }
 
+/* The first of a method's layers that merging has left, or NULL. */
+static const hl_param *find_left(const hl_model *m)
+{
+    for (size_t i = 0; i < m->graph->param_count; i++)
+        if (m->graph->params[i]->role == HL_PARAM_ADAPTER)
+            return m->graph->params[i];
+    return NULL;
+}
+
 hl_status hl_model_create(const hl_model_options *options, hl_model **model)
 {
     *model = NULL;
@@ -171,6 +180,9 @@ hl_status hl_model_create(const hl_model_options *options, hl_model **model)
             status = hl_fail(HL_E_ARG, options->init_from, "leave --image-size out",
                              "the run was made with images of %lld pixels, not %lld",
                              (long long)m->preprocess.size, (long long)options->image_size);
+        if (status == HL_OK && find_left(m) != NULL)
+            status = hl_fail(HL_E_ARG, options->init_from, "start from --weights instead",
+                             "its layer %s cannot be merged into %s", find_left(m)->name, m->info->name);
         m->seed = options->seed;
         if (status != HL_OK) {
             hl_model_destroy(m);
@@ -290,9 +302,12 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
         const hl_param *p = m->graph->params[i];
         bool conv = hl_param_is_conv(p);
         counts->trainable += p->trained ? p->count : 0;
-        counts->trainable_conv += p->trained && (conv || p->role == HL_PARAM_GATE) ? p->count : 0;
+        counts->trainable_conv +=
+            p->trained && (conv || p->role == HL_PARAM_GATE || (p->role == HL_PARAM_ADAPTER && p->ndim == 4))
+                ? p->count
+                : 0;
         counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;
-        if (hl_param_is_statistic(p) || p->role == HL_PARAM_GATE)
+        if (hl_param_is_statistic(p) || hl_param_is_added(p))
             continue;
         counts->total += p->count;
         counts->head += p->head ? p->count : 0;
@@ -322,7 +337,7 @@ static void add_param(hl_layer *layer, const hl_param *p)
     layer->trainable += p->trained ? p->count : 0;
     if (p->role == HL_PARAM_GATE)
         layer->gates += p->count;
-    else
+    else if (!hl_param_is_added(p))
         layer->params += p->count;
 }
 
@@ -351,6 +366,7 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     add_param(layer, node->expr.weight);
     add_param(layer, node->expr.bias);
     add_param(layer, node->expr.gate);
+    add_param(layer, node->expr.offset);
 }
 
 const char *hl_model_class_name(const hl_model *m, int64_t index)
@@ -456,6 +472,10 @@ hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
                                    .class_count = m->classes};
         return hl_onnx_export(m->graph, &meta, path);
     }
+    const hl_param *left = find_left(m);
+    if (left != NULL)
+        return hl_fail(HL_E_UNSUPPORTED, path, "export it to a name ending in .onnx",
+                       "%s cannot be merged, and %s has no such layer", left->name, m->info->name);
     HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)

@@ -54,6 +54,7 @@ void formula_fill_param(hl_param *p)
         low = 0.3, high = 0.9;
         break;
     case HL_PARAM_GATE:
+    case HL_PARAM_ADAPTER:
         break;
     }
     formula_values(p->name, low, high, p->host, p->count);
