@@ -197,12 +197,14 @@ typedef enum hl_packing {
     HL_PACK_DEPTHWISE /* [kh, kw, O], I/G = 1, what depthwise.cu takes */
 } hl_packing;
 
-/* One layer's weight expression (backend/param.h): W_eff = s_o (1 + gate) W, b_eff = s_o (b - mean) + shift,
- * with s_o = norm_scale / sqrt(norm_var + eps), 1 without a norm; without statistics s_o = norm_scale and
- * b_eff = s_o b. All arrays f32 in C order on the device; NULL where absent. */
+/* One layer's weight expression (backend/param.h): W_eff = s_o (1 + gate) r_o W, b_eff = s_o (r_o b + offset
+ * - mean) + shift, with r_o = 1 + row_gate and s_o = norm_scale / sqrt(norm_var + eps); what is absent is 0,
+ * an absent scale or factor 1. All arrays f32 in C order on the device; NULL where absent. gate or row_gate
+ * is NULL. */
 typedef struct hl_expr_args {
     const float *weight;                                                /* [O, I/G, window] */
     const float *gate;                                                  /* [O, I/G], delta = gate - 1 */
+    const float *row_gate, *offset;                                     /* [O] */
     const float *bias, *norm_scale, *norm_shift, *norm_mean, *norm_var; /* [O] */
     float eps;
     int32_t outputs, inputs, window; /* O, I/G, kh kw */
@@ -228,15 +230,19 @@ int hl_launch_fold(const hl_fold_item *items, int count, int64_t blocks, hl_cuda
 
 /* From the gradient dw of W_eff, in `packing` and dw_elem (f32, bf16, f16); run NULL: nothing is kept:
  *     dgate[o,i] = keep dgate[o,i] + s_o sum over the window of dw W        (dgate not NULL; [O, I/G] f32)
- *     dweight    = keep dweight + s_o (1 + gate) dw                          (dweight not NULL; [O, I/G,
+ *     dweight    = keep dweight + s_o (1 + gate) r_o dw                      (dweight not NULL; [O, I/G,
  * window] f32) with keep = run->grad_keep; with keep 0 the old values are not read. */
 int hl_launch_weight_grad(const hl_expr_args *expr, hl_packing packing, const void *dw, hl_elem dw_elem,
                           float *dgate, float *dweight, const hl_run_state *run, hl_cuda_stream stream);
-/* grad[c] = keep grad[c] + s_c sum over rows of dy [rows, channels]; s as in expr (1 without a norm): the
- * bias's gradient. Deterministic, two stages. */
+/* From sum[c], the sum over rows of dy [rows, channels]: dbias[c] = keep dbias[c] + s_c r_c sum[c], doffset
+ * likewise with s_c, dshift with 1; s and r as in expr; those that are NULL are not wanted. Deterministic,
+ * two stages. */
+typedef struct hl_bias_grads {
+    float *dbias, *doffset, *dshift; /* [channels] */
+} hl_bias_grads;
 size_t hl_bias_grad_scratch(int64_t rows, int64_t channels);
 int hl_launch_bias_grad(const hl_expr_args *expr, const void *dy, hl_elem elem, int64_t rows,
-                        int64_t channels, float *grad, const hl_run_state *run, void *scratch,
+                        int64_t channels, hl_bias_grads to, const hl_run_state *run, void *scratch,
                         hl_cuda_stream stream);
 
 /* ---- weights that are changed as a whole (weight_change.cu) ---- */

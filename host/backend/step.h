@@ -52,7 +52,8 @@ typedef enum hl_step_kind {
      * o'; no bias, residual or act. */
     HL_STEP_CONV,
     /* RECOMBINE: out 0 [.., o] = act(sum over i in o's group of (1 + gate[o,i]) S[.., i, o'] + b_eff[o] +
-     * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate. */
+     * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate; where it is
+     * [O] a row's factor, S has the outputs' channels and there is no sum. */
     HL_STEP_RECOMBINE,
     /* NORM: out 0 = act(norm_scale (in 0 - norm_mean) / sqrt(norm_var + eps) + norm_shift + in 1), running
      * statistics; in 1 residual or NULL. Without statistics (both NULL: a layer scale) mean 0, deviation 1.
@@ -102,7 +103,8 @@ typedef enum hl_step_kind {
     HL_STEP_CONV_WEIGHT,
     /* WEIGHT_GRAD: gradients of conv.expr's weight and gate from in 0 = dW_eff (hl_weight_expr_grad). */
     HL_STEP_WEIGHT_GRAD,
-    /* BIAS_GRAD: gradient of conv.expr's bias: s_o * sum of dy over n, h, w. in: 0 dy. */
+    /* BIAS_GRAD: gradients of conv.expr's bias, offset and norm_shift (hl_weight_expr_bias_grad) from the sum
+     * of dy over n, h, w. in: 0 dy. */
     HL_STEP_BIAS_GRAD,
     /* RECOMBINE_GRAD: out 0 dz = act'(.) * (sum of the gradients), act = conv.act; and the gradient of
      * conv.expr's gate: dgate[o,i] = sum over n, h, w of dz[.., o] S[.., i, o']. in: 0 S, 1 y (the output of

@@ -139,7 +139,7 @@ static hl_status conv_weight_gradients(backward *b, const hl_unit *unit, hl_tens
         step->conv = hl_unit_conv_attr(b->code, unit);
         step->in[0] = dz;
     }
-    if (!hl_weight_expr_trains_weight(&unit->expr) || unit->cache)
+    if (unit->cache ? !unit->expr.weight->trained : !hl_weight_expr_trains_weight(&unit->expr))
         return HL_OK;
     hl_step *weight = backward_step(b, unit, HL_STEP_CONV_WEIGHT, 2, 1);
     hl_step *grad = backward_step(b, unit, HL_STEP_WEIGHT_GRAD, 1, 0);
@@ -160,7 +160,7 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     if (dx == NULL)
         return HL_OK;
     if (kept->fold == NULL)
-        kept->fold = hl_code_fold(b->code, unit, &unit->expr);
+        kept->fold = hl_code_fold(b->code, unit, &unit->expr, hl_weight_expr_changes_weight(&unit->expr));
     hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 4, 1);
     hl_tensor *weights = kept->fold != NULL && b->code->backend->one_packing ? kept->fold->out[0] : NULL;
     if (weights == NULL)

@@ -209,8 +209,9 @@ static void set_stages(const hl_graph *g, hl_blocks *blocks)
 
 hl_status hl_blocks_find(const hl_graph *graph, hl_arena *arena, hl_blocks *blocks)
 {
-    *blocks = (hl_blocks){.items = hl_arena_take(arena, graph->node_count * sizeof *blocks->items)};
-    if (blocks->items == NULL)
+    *blocks = (hl_blocks){.items = hl_arena_take(arena, graph->node_count * sizeof *blocks->items),
+                          .of = hl_arena_take(arena, graph->node_count * sizeof *blocks->of)};
+    if (blocks->items == NULL || blocks->of == NULL)
         return HL_E_NOMEM;
     HL_TRY(by_names(graph, arena, blocks));
     if (blocks->count == 0)
@@ -219,5 +220,10 @@ hl_status hl_blocks_find(const hl_graph *graph, hl_arena *arena, hl_blocks *bloc
         by_convolutions(graph, blocks);
     take_in_between(graph, blocks);
     set_stages(graph, blocks);
+    for (size_t k = 0; k < graph->node_count; k++)
+        blocks->of[k] = -1;
+    for (int b = 0; b < blocks->count; b++)
+        for (size_t k = blocks->items[b].first; k <= blocks->items[b].last; k++)
+            blocks->of[graph->order[k]] = b;
     return HL_OK;
 }

@@ -15,6 +15,7 @@ typedef struct hl_block {
 typedef struct hl_blocks {
     hl_block *items; /* in the order they run */
     int count, stages;
+    int *of; /* by value: the block that its node belongs to, or -1 */
 } hl_blocks;
 
 /* Finds them by the names of layers, in the zoo's families and in what timm, torchvision and Keras export; in

@@ -136,6 +136,15 @@ static hl_status create_from_weights(hl_model *m, const hl_model_options *o)
     return status;
 }
 
+/* The first of a method's layers that merging has left, or NULL. */
+static const hl_param *find_left(const hl_model *m)
+{
+    for (size_t i = 0; i < m->graph->param_count; i++)
+        if (m->graph->params[i]->role == HL_PARAM_ADAPTER)
+            return m->graph->params[i];
+    return NULL;
+}
+
 hl_status hl_model_create(const hl_model_options *options, hl_model **model)
 {
     *model = NULL;
@@ -156,6 +165,9 @@ hl_status hl_model_create(const hl_model_options *options, hl_model **model)
             status = hl_fail(HL_E_ARG, options->init_from, "leave --in-channels out",
                              "the run was made with images of %lld channels, not %lld",
                              (long long)m->preprocess.channels, (long long)options->in_channels);
+        if (status == HL_OK && find_left(m) != NULL)
+            status = hl_fail(HL_E_ARG, options->init_from, "start from --weights instead",
+                             "its layer %s cannot be merged into %s", find_left(m)->name, m->info->name);
         m->seed = options->seed;
         if (status != HL_OK) {
             hl_model_destroy(m);
@@ -277,7 +289,9 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
         const hl_param *p = m->graph->params[i];
         bool conv = hl_param_is_conv(p);
         counts->trainable += p->trained ? p->count : 0;
-        counts->trainable_conv += p->trained && (conv || !hl_param_is_base(p)) ? p->count : 0;
+        bool of_conv = conv || p->role == HL_PARAM_GATE || p->role == HL_PARAM_FACTOR ||
+                       p->role == HL_PARAM_MASK || (p->role == HL_PARAM_ADAPTER && p->ndim == 4);
+        counts->trainable_conv += p->trained && of_conv ? p->count : 0;
         counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;
         if (hl_param_is_statistic(p) || !hl_param_is_base(p))
             continue;
@@ -338,6 +352,7 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     hl_param *own[HL_EXPR_PARAMS];
     for (int i = hl_weight_expr_params(&node->expr, own); i-- > 0;)
         add_param(layer, own[i]);
+    add_param(layer, node->expr.offset);
 }
 
 const char *hl_model_class_name(const hl_model *m, int64_t index)
@@ -443,6 +458,10 @@ hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
                                    .class_count = m->classes};
         return hl_onnx_export(m->graph, &meta, path);
     }
+    const hl_param *left = find_left(m);
+    if (left != NULL)
+        return hl_fail(HL_E_UNSUPPORTED, path, "export it to a name ending in .onnx",
+                       "%s cannot be merged, and %s has no such layer", left->name, m->info->name);
     HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)
