@@ -325,3 +325,11 @@ void cli_set(cli_values *values, const char *name, const char *text)
 {
     values->text[cli_option_index(name)] = text;
 }
+
+hl_status cli_assign(cli_values *values, const char *name, const char *text, const char *where)
+{
+    int i = cli_option_index(name);
+    HL_TRY(check_value(&cli_option_table[i], text, where));
+    values->text[i] = text;
+    return HL_OK;
+}

@@ -78,6 +78,9 @@ int64_t cli_numbers(const cli_values *values, const char *name, float out[4]); /
 /* Sets a value that was resolved (a default that depends on other options); text must outlive the values. */
 void cli_set(cli_values *values, const char *name, const char *text);
 
+/* The same for a text from a user, checked as on the command line; `where` stands in front of errors. */
+hl_status cli_assign(cli_values *values, const char *name, const char *text, const char *where);
+
 /* "--name" of an option for messages goes through this: index in the table, -1 when unknown. */
 int cli_option_index(const char *name);
 

@@ -7,6 +7,7 @@
 
 #include "base/numbers.h"
 #include "cli/common.h"
+#include "cli/train_then.h"
 #include "method/method.h"
 
 static volatile sig_atomic_t stop_asked, checkpoint_asked;
@@ -185,7 +186,7 @@ static void resolve(cli_values *values, const hl_model *model, resolved *r)
     cli_set(values, "norm", hl_norm_mode_name(hl_model_norm_mode(model)));
 }
 
-static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
+static hl_status train(cli_values *values, hl_dataset *data, hl_model *model, bool *interrupted)
 {
     hl_train_options options;
     hl_train_result result;
@@ -200,18 +201,35 @@ static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
     hl_status status = hl_train(model, data, &options, &result);
     free(config);
     HL_TRY(status);
+    *interrupted = result.interrupted;
     if (result.interrupted)
         fprintf(stderr, "%sinterrupted, resume with --resume\n", isatty(STDERR_FILENO) ? "\r\033[K" : "");
-    if (cli_flag(values, "json"))
-        return print_summary(options.out);
-    print_result(model, &options, &result);
+    if (!cli_flag(values, "json"))
+        print_result(model, &options, &result);
     return HL_OK;
+}
+
+static hl_status run_once(cli_values *values, bool *interrupted)
+{
+    method_rates rates;
+    HL_TRY(set_method_rates(values, &rates));
+    hl_compute compute;
+    HL_TRY(cli_compute(values, &compute));
+    hl_dataset *data;
+    hl_model *model = NULL;
+    HL_TRY(cli_data(values, &data));
+    hl_status status = cli_model(values, hl_dataset_class_count(data), &model);
+    if (status == HL_OK)
+        status = train(values, data, model, interrupted);
+    hl_model_destroy(model);
+    hl_dataset_destroy(data);
+    return status;
 }
 
 hl_status cli_train(cli_values *values)
 {
     char saved[4096];
-    method_rates rates;
+    bool interrupted;
     HL_TRY(cli_require(values, "out"));
     const char *config = cli_text(values, "config");
     if (config == NULL && cli_flag(values, "resume")) {
@@ -221,16 +239,11 @@ hl_status cli_train(cli_values *values)
     }
     if (config != NULL)
         HL_TRY(cli_read_config(values, config));
-    HL_TRY(set_method_rates(values, &rates));
-    hl_compute compute;
-    HL_TRY(cli_compute(values, &compute));
-    hl_dataset *data;
-    hl_model *model = NULL;
-    HL_TRY(cli_data(values, &data));
-    hl_status status = cli_model(values, hl_dataset_class_count(data), &model);
-    if (status == HL_OK)
-        status = train(values, data, model);
-    hl_model_destroy(model);
-    hl_dataset_destroy(data);
-    return status;
+    if (cli_text(values, "then") != NULL)
+        return cli_train_then(values, run_once);
+    if (cli_flag(values, "compare"))
+        return hl_fail(HL_E_ARG, "--compare", "give --then as well, or leave it out",
+                       "there is one run alone");
+    HL_TRY(run_once(values, &interrupted));
+    return cli_flag(values, "json") ? print_summary(cli_text(values, "out")) : HL_OK;
 }

@@ -79,6 +79,9 @@ static inline double hl_method_weight_decay(const hl_method_info *info)
     return info->no_weight_decay ? 0.0 : 1e-4;
 }
 
+/* Is the head fitted in one go (linear:solver=lbfgs) instead of by optimizer steps? */
+bool hl_method_fits_head(const hl_method *method);
+
 /* Marks every weight and bias as trained, and may be a method's `apply`: full, and those that add a penalty.
  */
 hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed);

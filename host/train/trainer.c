@@ -321,7 +321,8 @@ hl_status hl_train(hl_model *model, const hl_dataset *data, const hl_train_optio
     t->options = *options;
     hl_status status = start(t);
     if (status == HL_OK)
-        status = train(t, &interrupted);
+        status =
+            hl_method_fits_head(&model->method) ? hl_trainer_fit(t, &interrupted) : train(t, &interrupted);
     if (status == HL_OK) {
         fill_result(t, result);
         result->interrupted = interrupted;
