@@ -29,10 +29,11 @@ static hl_status parse_window(const char *text, int64_t *h, int64_t *w)
 
 static json_t *check_json(const hl_embed_check *c)
 {
-    return json_pack("{s:b, s:o, s:o, s:o, s:o, s:s, s:o, s:I}", "equal", c->equal, "output",
+    return json_pack("{s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "equal", c->equal, "output",
                      hl_json_real(c->output), "output_share", hl_json_real(c->output_share), "gradient",
                      hl_json_real(c->gradient), "gradient_share", hl_json_real(c->gradient_share), "worst",
-                     c->worst, "tolerance", hl_json_real(c->tolerance), "places", (json_int_t)c->places);
+                     cli_json_text(c->worst), "tolerance", hl_json_real(c->tolerance), "places",
+                     (json_int_t)c->places);
 }
 
 static hl_status print(const cli_values *values, const hl_embed_counts *n, const hl_embed_check *c)

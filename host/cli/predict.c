@@ -68,8 +68,9 @@ typedef struct prediction {
     const cli_values *values;
     hl_compute compute;
     bool several;
-    FILE *out;             /* stdout; of several runs a text that is printed when all have been there */
-    json_t *runs;          /* with several runs and --json */
+    /* What is printed once all is done and written. */
+    FILE *out;
+    json_t *runs;          /* of each run its images */
     hl_tensor_map *logits; /* with --logits */
 } prediction;
 
@@ -103,12 +104,10 @@ static hl_status print_results(prediction *p, const char *run, const hl_model *m
             print_image(p->out, model, path, order, log_sum, top);
     }
     free(order);
-    if (json && p->several)
-        json_array_append_new(p->runs, json_pack("{s:o, s:o}", "run", cli_json_text(run), "images", images));
-    else if (json)
-        return cli_print_json(json_pack("{s:o}", "images", images));
-    else
-        json_decref(images);
+    json_t *object = json_pack("{s:o}", "images", images);
+    if (p->several)
+        json_object_set_new(object, "run", cli_json_text(run));
+    json_array_append_new(p->runs, object);
     return HL_OK;
 }
 
@@ -164,25 +163,32 @@ static hl_status predict_all(prediction *p)
     return status;
 }
 
+static hl_status print_all(prediction *p, const char *text)
+{
+    if (!cli_flag(p->values, "json"))
+        return fputs(text, stdout) >= 0 ? HL_OK : hl_fail(HL_E_IO, "stdout", NULL, "writing failed");
+    if (p->several)
+        return cli_print_json(json_pack("{s:O}", "runs", p->runs));
+    return cli_print_json(json_incref(json_array_get(p->runs, 0)));
+}
+
 hl_status cli_predict(cli_values *values)
 {
     prediction p = {.values = values, .several = values->repeated_count > 1};
+    char *text = NULL;
+    size_t size;
     HL_TRY(cli_compute(values, &p.compute));
     if (cli_text(values, "logits") != NULL)
         HL_TRY(hl_tensor_map_create(&p.logits));
-    char *text = NULL;
-    size_t size;
     p.runs = json_array();
-    p.out = p.several ? open_memstream(&text, &size) : stdout;
+    p.out = open_memstream(&text, &size);
     hl_status status = p.out != NULL ? predict_all(&p) : hl_fail_nomem("output", 0);
-    if (p.several && p.out != NULL)
+    if (p.out != NULL)
         fclose(p.out);
     if (status == HL_OK && p.logits != NULL)
         status = hl_safetensors_write(cli_text(values, "logits"), p.logits);
-    if (status == HL_OK && p.several && cli_flag(values, "json"))
-        status = cli_print_json(json_pack("{s:O}", "runs", p.runs));
-    else if (status == HL_OK && text != NULL)
-        fputs(text, stdout);
+    if (status == HL_OK)
+        status = text != NULL ? print_all(&p, text) : hl_fail_nomem("output", 0);
     free(text);
     json_decref(p.runs);
     hl_tensor_map_destroy(p.logits);

@@ -56,7 +56,8 @@ void hl_embed_count(const hl_embedding *e, hl_embed_counts *counts)
         counts->params += hl_param_is_statistic(g->params[i]) ? 0 : g->params[i]->count;
 }
 
-/* The layers in the order they run, for whoever rebuilds the network around a state dict. */
+/* The layers in the order they run, for whoever rebuilds the network around a state dict; NULL where a name
+ * is no UTF-8. */
 static json_t *describe(const hl_graph *g)
 {
     static const char *const names[] = {[HL_OP_CONV] = "conv",
@@ -75,6 +76,12 @@ static json_t *describe(const hl_graph *g)
             while (source->op == HL_OP_DROPOUT)
                 source = hl_graph_node(g, source->in[0]);
             json_array_append_new(from, json_string(source->name));
+        }
+        if (layer == NULL || json_array_size(from) != (size_t)n->in_count) {
+            json_decref(layer);
+            json_decref(from);
+            json_decref(list);
+            return NULL;
         }
         if (n->op == HL_OP_ACT)
             json_object_set_new(layer, "act", json_string(hl_act_name(n->act)));

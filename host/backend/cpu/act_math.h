@@ -57,7 +57,7 @@ static inline float hl_normalf(float x, float *density)
     return x < 0.0f ? tail : 1.0f - tail;
 }
 
-/* Within 2e-7, relative: near zero, where 1 - 2 / (e^2x + 1) cancels, by the polynomial of Cephes' tanhf
+/* Within 3e-7, relative: near zero, where 1 - 2 / (e^2x + 1) cancels, by the polynomial of Cephes' tanhf
  * (Moshier, netlib.org/cephes). A NaN stays a NaN. */
 static inline float hl_tanhf(float x)
 {
