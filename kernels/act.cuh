@@ -45,6 +45,8 @@ static __device__ __forceinline__ float hl_act_forward(hl_act act, float x)
         return x * hl_hardsigmoid(x);
     case HL_ACT_GELU:
         return x * hl_normal(x);
+    case HL_ACT_TANH:
+        return tanhf(x);
     }
     return x;
 }
@@ -72,6 +74,8 @@ static __device__ __forceinline__ float hl_act_slope(hl_act act, float v)
         return v >= 3.0f ? 1.0f : s;
     case HL_ACT_GELU:
         return hl_normal(v) + v * 0.398942280f * expf(-0.5f * v * v);
+    case HL_ACT_TANH:
+        return 1.0f - v * v;
     }
     return 1.0f;
 }

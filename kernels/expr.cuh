@@ -13,6 +13,18 @@ static __device__ __forceinline__ float hl_expr_scale(const hl_expr_args &e, int
     return e.norm_var != NULL ? __fdiv_rn(scale, __fsqrt_rn(__fadd_rn(e.norm_var[o], e.eps))) : scale;
 }
 
+/* r_o, the factor of a row. */
+static __device__ __forceinline__ float hl_expr_row(const hl_expr_args &e, int64_t o)
+{
+    return e.row_gate != NULL ? __fadd_rn(1.0f, e.row_gate[o]) : 1.0f;
+}
+
+/* s_o r_o. */
+static __device__ __forceinline__ float hl_expr_row_scale(const hl_expr_args &e, int64_t o)
+{
+    return __fmul_rn(hl_expr_scale(e, o), hl_expr_row(e, o));
+}
+
 /* 1 + delta of a pair (o, i); 1 without a gate. */
 static __device__ __forceinline__ float hl_expr_gate(const float *gate, int64_t pair)
 {
@@ -22,11 +34,13 @@ static __device__ __forceinline__ float hl_expr_gate(const float *gate, int64_t 
 /* b_eff. */
 static __device__ __forceinline__ float hl_expr_bias(const hl_expr_args &e, int64_t o)
 {
-    float b = e.bias != NULL ? e.bias[o] : 0.0f;
-    if (e.norm_mean == NULL)
-        return e.norm_scale != NULL ? __fmul_rn(b, hl_expr_scale(e, o)) : b;
-    float shift = e.norm_shift != NULL ? e.norm_shift[o] : 0.0f;
-    return __fadd_rn(__fmul_rn(hl_expr_scale(e, o), __fadd_rn(b, -e.norm_mean[o])), shift);
+    float b = e.bias != NULL ? __fmul_rn(hl_expr_row(e, o), e.bias[o]) : 0.0f;
+    if (e.offset != NULL)
+        b = __fadd_rn(b, e.offset[o]);
+    if (e.norm_mean != NULL)
+        b = __fadd_rn(b, -e.norm_mean[o]);
+    b = __fmul_rn(b, hl_expr_scale(e, o));
+    return e.norm_shift != NULL ? __fadd_rn(b, e.norm_shift[o]) : b;
 }
 
 /* ---- how (o, i) pairs are cut into blocks ---- */

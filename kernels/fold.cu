@@ -62,7 +62,7 @@ static __device__ void fold_flat(const hl_fold_item &item, const float *gate, in
         hl_load<V>(e.weight + first + k, w);
         if (gate != NULL)
             hl_load<V>(gate + first + k, delta);
-        float scale = hl_expr_scale(e, (first + k) / e.inputs);
+        float scale = hl_expr_row_scale(e, (first + k) / e.inputs);
         for (int v = 0; v < V; v++)
             w[v] = __fmul_rn(scale, __fmul_rn(__fadd_rn(1.0f, delta[v]), w[v]));
         hl_store<V>((T *)item.packed + first + k, w);
@@ -79,7 +79,7 @@ static __device__ void fold_pairs(const hl_fold_item &item, const float *gate, i
     for (int k = (int)threadIdx.x; k < count; k += HL_PAIRS_THREADS) {
         hl_pair pair = hl_pair_at(start, k, e.inputs);
         hl_packed_window at = target_of(item, pair);
-        float scale = hl_expr_scale(e, pair.output), factor = hl_expr_gate(gate, first + k);
+        float scale = hl_expr_row_scale(e, pair.output), factor = hl_expr_gate(gate, first + k);
         const float *w = windows + (int64_t)k * e.window;
         T *to = (T *)item.packed + at.first;
         for (int t = 0; t < e.window; t++)

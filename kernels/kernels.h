@@ -116,6 +116,7 @@ typedef struct hl_optimize_args {
     float clip_norm;                /* gradients are scaled to this norm where theirs is larger; 0: never */
     bool scaling;                   /* dynamic loss scaling */
     float *value, *grad, *moment1, *moment2; /* flat; moment2 for Adam, AdamW only */
+    const float *start;                      /* flat, what segments with a pull are pulled towards; or NULL */
     const hl_segment *segments;              /* device */
     const hl_optimize_block *blocks;         /* device, in order of segments; made by hl_optimize_blocks */
     int segment_count;
@@ -125,11 +126,28 @@ typedef struct hl_optimize_args {
 /* Cuts segments into blocks: how many, and with `blocks` not NULL writes them (host memory). */
 int64_t hl_optimize_blocks(const hl_segment *segments, int segment_count, hl_optimize_block *blocks);
 size_t hl_optimize_scratch(int64_t block_count, int segment_count);
-/* One step: adds the l1 term, finds whether all gradients and record->pending_loss are finite, the norm, the
- * clipping factor and loss scale, then updates values and moments, or none of them. Sets the fields of
- * `record` as base/compute.h says. grad is left with the l1 term added. */
+/* One step: adds the penalties' gradients (l1, pull), finds whether all gradients and record->pending_loss
+ * are finite, the norm, the clipping factor and loss scale, then updates values and moments, or none of them.
+ * Sets the fields of `record` as base/compute.h says. grad is left with the penalties added. */
 int hl_launch_optimize(const hl_optimize_args *args, const hl_run_state *run, hl_train_record *record,
                        hl_cuda_stream stream);
+
+/* ---- singular values of features (spectral.cu) ---- */
+
+typedef struct hl_spectral_args {
+    const void *features;  /* [rows, columns] */
+    void *gradient;        /* the same */
+    int64_t rows, columns; /* the smaller of the two at most HL_SPECTRAL_LARGEST */
+    float eta;
+    int smallest;
+    void *scratch;
+} hl_spectral_args;
+size_t hl_spectral_scratch(int64_t rows, int64_t columns);
+/* gradient = 2 eta P F run->grad_scale record->loss_scale (record NULL: 1), with P the projector onto the
+ * left singular vectors of F's `smallest` smallest singular values; eta times the sum of their squares is
+ * added to record->pending_loss. */
+int hl_launch_spectral_grad(const hl_spectral_args *args, hl_elem elem, const hl_run_state *run,
+                            hl_train_record *record, hl_cuda_stream stream);
 
 /* ---- norms (norm.cu) ---- */
 
@@ -179,12 +197,14 @@ typedef enum hl_packing {
     HL_PACK_DEPTHWISE /* [kh, kw, O], I/G = 1, what depthwise.cu takes */
 } hl_packing;
 
-/* One layer's weight expression (backend/param.h): W_eff = s_o (1 + gate) W, b_eff = s_o (b - mean) + shift,
- * with s_o = norm_scale / sqrt(norm_var + eps), 1 without a norm; without statistics s_o = norm_scale and
- * b_eff = s_o b. All arrays f32 in C order on the device; NULL where absent. */
+/* One layer's weight expression (backend/param.h): W_eff = s_o (1 + gate) r_o W, b_eff = s_o (r_o b + offset
+ * - mean) + shift, with r_o = 1 + row_gate and s_o = norm_scale / sqrt(norm_var + eps); what is absent is 0,
+ * an absent scale or factor 1. All arrays f32 in C order on the device; NULL where absent. gate or row_gate
+ * is NULL. */
 typedef struct hl_expr_args {
     const float *weight;                                                /* [O, I/G, window] */
     const float *gate;                                                  /* [O, I/G], delta = gate - 1 */
+    const float *row_gate, *offset;                                     /* [O] */
     const float *bias, *norm_scale, *norm_shift, *norm_mean, *norm_var; /* [O] */
     float eps;
     int32_t outputs, inputs, window; /* O, I/G, kh kw */
@@ -210,15 +230,19 @@ int hl_launch_fold(const hl_fold_item *items, int count, int64_t blocks, hl_cuda
 
 /* From the gradient dw of W_eff, in `packing` and dw_elem (f32, bf16, f16); run NULL: nothing is kept:
  *     dgate[o,i] = keep dgate[o,i] + s_o sum over the window of dw W        (dgate not NULL; [O, I/G] f32)
- *     dweight    = keep dweight + s_o (1 + gate) dw                          (dweight not NULL; [O, I/G,
+ *     dweight    = keep dweight + s_o (1 + gate) r_o dw                      (dweight not NULL; [O, I/G,
  * window] f32) with keep = run->grad_keep; with keep 0 the old values are not read. */
 int hl_launch_weight_grad(const hl_expr_args *expr, hl_packing packing, const void *dw, hl_elem dw_elem,
                           float *dgate, float *dweight, const hl_run_state *run, hl_cuda_stream stream);
-/* grad[c] = keep grad[c] + s_c sum over rows of dy [rows, channels]; s as in expr (1 without a norm): the
- * bias's gradient. Deterministic, two stages. */
+/* From sum[c], the sum over rows of dy [rows, channels]: dbias[c] = keep dbias[c] + s_c r_c sum[c], doffset
+ * likewise with s_c, dshift with 1; s and r as in expr; those that are NULL are not wanted. Deterministic,
+ * two stages. */
+typedef struct hl_bias_grads {
+    float *dbias, *doffset, *dshift; /* [channels] */
+} hl_bias_grads;
 size_t hl_bias_grad_scratch(int64_t rows, int64_t channels);
 int hl_launch_bias_grad(const hl_expr_args *expr, const void *dy, hl_elem elem, int64_t rows,
-                        int64_t channels, float *grad, const hl_run_state *run, void *scratch,
+                        int64_t channels, hl_bias_grads to, const hl_run_state *run, void *scratch,
                         hl_cuda_stream stream);
 
 /* ---- weights that are changed as a whole (weight_change.cu) ---- */

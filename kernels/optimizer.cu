@@ -1,6 +1,6 @@
-/* The optimizer step over flat arrays: SGD, Adam, AdamW as torch.optim computes them, and LARS; with the l1
- * term, the check that everything is finite, clipping to a global norm and dynamic loss scaling in front, all
- * without the host.
+/* The optimizer step over flat arrays: SGD, Adam, AdamW as torch.optim computes them, and LARS; with the
+ * penalties, the check that everything is finite, clipping to a global norm and dynamic loss scaling in
+ * front, all without the host.
  *
  * value, grad, moment1, moment2 f32, cut into blocks of up to HL_OPTIMIZE_BLOCK values, each within one
  * segment. Passes: survey (a block of threads for each block of values) leaves sums in scratch; decide (one
@@ -10,7 +10,7 @@
 #include "kernels/reduce.cuh"
 
 typedef struct survey_sums {
-    double squares, penalty, values; /* of gradients; l1 |1 + v|; squares of values */
+    double squares, penalty, values; /* of gradients; l1 |1 + v| + pull/2 |v - start|^2; squares of values */
     int64_t bad;
 } survey_sums;
 
@@ -64,6 +64,7 @@ static __global__ void survey(hl_optimize_args o, survey_sums *sums, const hl_tr
     const hl_optimize_block block = o.blocks[blockIdx.x];
     const hl_segment segment = o.segments[block.segment];
     const float slope = (float)((double)segment.l1 * record->loss_scale);
+    const float pull = (float)((double)segment.pull * record->loss_scale);
     double squares = 0.0, penalty = 0.0, values = 0.0;
     int bad = 0;
     for (int i = (int)threadIdx.x; i < block.count; i += (int)blockDim.x) {
@@ -73,7 +74,13 @@ static __global__ void survey(hl_optimize_args o, survey_sums *sums, const hl_tr
             float a = 1.0f + v;
             g += slope * (float)((a > 0.0f) - (a < 0.0f));
             o.grad[at] = g;
-            penalty += fabs((double)a);
+            penalty += (double)segment.l1 * fabs((double)a);
+        }
+        if (segment.pull > 0.0f) {
+            float moved = v - o.start[at];
+            g += pull * moved;
+            o.grad[at] = g;
+            penalty += 0.5 * (double)segment.pull * (double)moved * (double)moved;
         }
         bad += is_finite(g) ? 0 : 1;
         squares += (double)g * (double)g;
@@ -84,7 +91,7 @@ static __global__ void survey(hl_optimize_args o, survey_sums *sums, const hl_tr
     values = hl_block_sum(values, shared);
     bad = hl_block_sum(bad, counts);
     if (threadIdx.x == 0) {
-        survey_sums total = {squares, (double)segment.l1 * penalty, values, bad};
+        survey_sums total = {squares, penalty, values, bad};
         sums[blockIdx.x] = total;
     }
 }

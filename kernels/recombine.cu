@@ -117,6 +117,8 @@ static __device__ __forceinline__ float slope_at(hl_act act, float y)
         return hl_act_slope(HL_ACT_RELU6, y);
     case HL_ACT_SIGMOID:
         return hl_act_slope(HL_ACT_SIGMOID, y);
+    case HL_ACT_TANH:
+        return hl_act_slope(HL_ACT_TANH, y);
     default:
         return 1.0f;
     }

@@ -1,9 +1,10 @@
-/* From the gradient of effective weights to those of gates, weights and biases.
+/* From the gradient of effective weights to those of gates, weights and biases. (A row's factor is no part of
+ * a gate's gradient: a layer has the one or the other.)
  *
  * weight_grad: reads dw [O, window, I/G] or [window, O] (f32 or 16-bit), W f32 [O, I/G, window], the gate and
  * the norm; writes dgate f32 [O, I/G] and dweight f32 [O, I/G, window]. bias_grad: reads dy [rows, channels],
- * writes f32 [channels]. Results add to what is there where run->grad_keep is not 0, else they overwrite.
- * They alias no operand.
+ * writes up to three f32 [channels]. Results add to what is there where run->grad_keep is not 0, else they
+ * overwrite. They alias no operand.
  *
  * A block of weight_grad has some (o, i) pairs: it turns their windows of dw into the order of W in shared
  * memory, where the contraction with W is a sum over neighbours. */
@@ -36,7 +37,7 @@ static __global__ void __launch_bounds__(HL_PAIRS_THREADS)
     if (at >= pairs)
         return;
     bool keep = keeps(g);
-    float d[V], w[V], old[V] = {0}, scale = hl_expr_scale(e, at / e.inputs);
+    float d[V], w[V], old[V] = {0}, scale = hl_expr_row_scale(e, at / e.inputs);
     hl_load<V>(dw + at, d);
     if (g.dgate != NULL) {
         hl_load<V>(e.weight + at, w);
@@ -71,7 +72,7 @@ static __device__ void turned_grads(const hl_expr_args &e, const grads &g, hl_pa
         int64_t at = first * e.window + k;
         if (g.dweight != NULL) {
             hl_pair p = hl_pair_at(start, k / e.window, e.inputs);
-            float factor = hl_expr_scale(e, p.output) * hl_expr_gate(e.gate, first + k / e.window);
+            float factor = hl_expr_row_scale(e, p.output) * hl_expr_gate(e.gate, first + k / e.window);
             g.dweight[at] = kept(keep, g.dweight, at) + factor * turned[k];
         }
         turned[k] *= w[k];
@@ -115,7 +116,7 @@ static __global__ void __launch_bounds__(HL_PAIRS_THREADS)
     hl_pair p = {pair / e.inputs, (int)(pair % e.inputs)};
     hl_packed_window from = hl_packed_at(e, packing, p);
     bool keep = keeps(g);
-    float scale = hl_expr_scale(e, p.output), factor = scale * hl_expr_gate(e.gate, pair), sum = 0.0f;
+    float scale = hl_expr_row_scale(e, p.output), factor = scale * hl_expr_gate(e.gate, pair), sum = 0.0f;
     for (int t = 0; t < e.window; t++) {
         float d = hl_to_float(dw[from.first + t * from.stride]);
         int64_t at = pair * e.window + t;
@@ -146,14 +147,22 @@ static __global__ void __launch_bounds__(HL_COLUMNS_THREADS)
 }
 
 static __global__ void __launch_bounds__(HL_FINISH_THREADS)
-    bias_finish(hl_expr_args e, const float *partial, int64_t chunks, int64_t channels, float *grad,
+    bias_finish(hl_expr_args e, const float *partial, int64_t chunks, int64_t channels, hl_bias_grads g,
                 const hl_run_state *run)
 {
     __shared__ float shared[HL_FINISH_THREADS];
     int64_t column = hl_finish_column();
     float sum = hl_finish_sum(partial, chunks, channels, column, shared);
-    if ((int)threadIdx.x < HL_FINISH_COLUMNS && column < channels)
-        grad[column] = kept(run->grad_keep != 0.0f, grad, column) + hl_expr_scale(e, column) * sum;
+    if ((int)threadIdx.x >= HL_FINISH_COLUMNS || column >= channels)
+        return;
+    bool keep = run->grad_keep != 0.0f;
+    float scaled = hl_expr_scale(e, column) * sum;
+    if (g.dbias != NULL)
+        g.dbias[column] = kept(keep, g.dbias, column) + hl_expr_row(e, column) * scaled;
+    if (g.doffset != NULL)
+        g.doffset[column] = kept(keep, g.doffset, column) + scaled;
+    if (g.dshift != NULL)
+        g.dshift[column] = kept(keep, g.dshift, column) + sum;
 }
 
 template <typename T>
@@ -200,7 +209,7 @@ static int64_t launch_bias_sums(const T *dy, int64_t rows, int64_t channels, flo
 }
 
 extern "C" int hl_launch_bias_grad(const hl_expr_args *expr, const void *dy, hl_elem elem, int64_t rows,
-                                   int64_t channels, float *grad, const hl_run_state *run, void *scratch,
+                                   int64_t channels, hl_bias_grads to, const hl_run_state *run, void *scratch,
                                    hl_cuda_stream stream)
 {
     int64_t chunks = 0;
@@ -215,6 +224,6 @@ extern "C" int hl_launch_bias_grad(const hl_expr_args *expr, const void *dy, hl_
                 chunks = launch_bias_sums<T, 1>((const T *)dy, rows, channels, (float *)scratch, stream);
         });
     HL_LAUNCH(bias_finish, (unsigned)hl_columns_ceil(channels, HL_FINISH_COLUMNS), HL_FINISH_THREADS, 0,
-              stream, *expr, (const float *)scratch, chunks, channels, grad, run);
+              stream, *expr, (const float *)scratch, chunks, channels, to, run);
     return (int)cudaGetLastError();
 }

@@ -112,6 +112,8 @@ float hl_convert_float(const hl_onnx_node *n, const char *name, float fallback);
 enum { HL_CONVERT_INTS = 64 };
 hl_status hl_convert_ints(hl_convert *x, const hl_onnx_node *n, const char *name, int input,
                           int64_t out[HL_CONVERT_INTS], int *count);
+/* Is a value the constant 0, 1, 2, ... of `count` elements, in whatever shape? */
+bool hl_convert_is_range(const hl_onnx_value *v, int64_t count);
 /* A single number of constant input i, or an error. */
 hl_status hl_convert_number(hl_convert *x, const hl_onnx_node *n, int i, double *number);
 /* All elements of a constant as float, in the arena; an error where it is none, not floating or not finite.

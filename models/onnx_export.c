@@ -3,12 +3,13 @@
  * Gates are multiplied into the weights. Norms stay BatchNormalization nodes: whoever runs the file folds
  * them anyway, and whoever trains on, here or elsewhere, still has them. Values are [N, C, H, W], and [N, C]
  * behind linear layers over a map of one pixel; names are those of the layers. */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
+#include "io/json.h"
 #include "io/onnx_write.h"
 #include "models/onnx.h"
 
@@ -223,6 +224,9 @@ static void put_act(exporter *e, const hl_node *node, const char *out)
     case HL_ACT_GELU:
         put_gelu(e, node, x, out);
         break;
+    case HL_ACT_TANH:
+        put(e, "Tanh", node->name, &x, 1, out);
+        break;
     }
 }
 
@@ -375,33 +379,38 @@ static hl_status put_layer(exporter *e, const hl_node *node)
     return e->status;
 }
 
-static void put_triple(hl_onnx_writer *w, const char *key, const float *v)
+static int64_t image_channels(const hl_graph *g)
 {
-    char buf[64];
-    snprintf(buf, sizeof buf, "%.9g %.9g %.9g", (double)v[0], (double)v[1], (double)v[2]);
-    hl_onnx_put_meta(w, key, buf);
+    for (size_t v = 0; v < g->node_count; v++)
+        if (g->nodes[v]->op == HL_OP_INPUT)
+            return g->nodes[v]->shape.c;
+    return 0;
+}
+
+static void put_channels(exporter *e, const char *key, const float *values)
+{
+    char buf[HL_NUMBERS_SIZE];
+    hl_onnx_put_meta(e->writer, key, hl_numbers_text(values, image_channels(e->graph), ' ', buf, sizeof buf));
 }
 
 static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
 {
     char number[32];
+    if (m->open_size) {
+        snprintf(number, sizeof number, "%lld", (long long)m->image_size);
+        hl_onnx_put_meta(e->writer, "image_size", number);
+    }
+    if (m->mean == NULL)
+        return HL_OK;
     snprintf(number, sizeof number, "%lld", (long long)m->resize);
     hl_onnx_put_meta(e->writer, "resize", number);
     hl_onnx_put_meta(e->writer, "interpolation", m->bicubic ? "bicubic" : "bilinear");
-    put_triple(e->writer, "mean", m->mean);
-    put_triple(e->writer, "std", m->std);
+    put_channels(e, "mean", m->mean);
+    put_channels(e, "std", m->std);
     if (m->classes == NULL)
         return HL_OK;
-    json_t *names = json_array();
-    for (int64_t i = 0; i < m->class_count; i++) {
-        /* A name that is not UTF-8 cannot stand in JSON. */
-        json_t *name = json_string(m->classes[i]);
-        json_array_append_new(names, name != NULL ? name : json_sprintf("class %lld", (long long)i));
-    }
-    char *list = json_dumps(names, JSON_COMPACT);
-    json_decref(names);
-    if (list == NULL)
-        return hl_fail_nomem("class names", 0);
+    char *list;
+    HL_TRY(hl_json_class_names(m->classes, m->class_count, &list));
     hl_onnx_put_meta(e->writer, "class_names", list);
     free(list);
     return HL_OK;
@@ -410,7 +419,8 @@ static hl_status put_meta(exporter *e, const hl_onnx_meta *m)
 static hl_status put_graph(exporter *e, const hl_onnx_meta *meta)
 {
     const hl_graph *g = e->graph;
-    const int64_t image[4] = {-1, 3, meta->image_size, meta->image_size};
+    const hl_shape in = hl_graph_node(g, g->input)->shape;
+    const int64_t image[4] = {-1, in.c, meta->open_size ? -2 : in.h, meta->open_size ? -3 : in.w};
     HL_TRY(hl_arena_create(&e->arena));
     e->names = hl_arena_take(e->arena, g->node_count * sizeof *e->names);
     e->flat = hl_arena_take(e->arena, g->node_count * sizeof *e->flat);
@@ -420,10 +430,10 @@ static hl_status put_graph(exporter *e, const hl_onnx_meta *meta)
     for (size_t k = 0; k < g->node_count; k++)
         HL_TRY(put_layer(e, g->nodes[g->order[k]]));
     const hl_node *last = hl_graph_node(g, g->output);
-    const int64_t logits[2] = {-1, last->shape.c};
-    const char *in = e->names[g->output];
-    put(e, e->flat[g->output] ? "Identity" : "Flatten", "logits", &in, 1, "logits");
-    hl_onnx_put_port(e->writer, true, "logits", 2, logits);
+    const int64_t logits[4] = {-1, last->shape.c, -4, -5};
+    const char *from = e->names[g->output];
+    put(e, e->flat[g->output] || meta->open_size ? "Identity" : "Flatten", "logits", &from, 1, "logits");
+    hl_onnx_put_port(e->writer, true, "logits", meta->open_size ? 4 : 2, logits);
     return put_meta(e, meta);
 }
 

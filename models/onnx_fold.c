@@ -51,6 +51,15 @@ hl_status hl_convert_ints(hl_convert *x, const hl_onnx_node *n, const char *name
     return HL_OK;
 }
 
+bool hl_convert_is_range(const hl_onnx_value *v, int64_t count)
+{
+    bool range = v->kind == HL_ONNX_CONST && is_whole(v->tensor.dtype) &&
+                 (int64_t)hl_named_tensor_count(&v->tensor) == count;
+    for (int64_t i = 0; range && i < count; i++)
+        range = whole_at(&v->tensor, (size_t)i) == i;
+    return range;
+}
+
 hl_status hl_convert_number(hl_convert *x, const hl_onnx_node *n, int i, double *number)
 {
     const hl_onnx_value *v = hl_convert_in(x, n, i);

@@ -415,6 +415,8 @@ static hl_status convert_unary(hl_convert *x, const hl_onnx_node *n)
         return activated(x, n, v, HL_ACT_RELU);
     if (strcmp(n->op, "HardSwish") == 0)
         return activated(x, n, v, HL_ACT_HARDSWISH);
+    if (strcmp(n->op, "Tanh") == 0)
+        return activated(x, n, v, HL_ACT_TANH);
     if (strcmp(n->op, "Gelu") == 0) {
         const hl_onnx_attr *approximate = hl_onnx_attr_find(n, "approximate");
         if (approximate != NULL && strcmp(approximate->s, "none") != 0)
@@ -460,8 +462,9 @@ hl_status hl_convert_math(hl_convert *x, const hl_onnx_node *n, bool *known)
     } table[] = {
         {"Relu", convert_unary, 1},        {"Clip", convert_unary, 1},      {"Sigmoid", convert_unary, 1},
         {"HardSigmoid", convert_unary, 1}, {"HardSwish", convert_unary, 1}, {"Gelu", convert_unary, 1},
-        {"Erf", convert_unary, 1},         {"Add", convert_binary, 2},      {"Mul", convert_binary, 2},
-        {"Sub", convert_binary, 2},        {"Div", convert_binary, 2},      {"Dropout", convert_dropout, 1}};
+        {"Erf", convert_unary, 1},         {"Tanh", convert_unary, 1},      {"Add", convert_binary, 2},
+        {"Mul", convert_binary, 2},        {"Sub", convert_binary, 2},      {"Div", convert_binary, 2},
+        {"Dropout", convert_dropout, 1}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (strcmp(n->op, table[i].op) != 0)
             continue;

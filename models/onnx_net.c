@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/numbers.h"
 #include "models/families.h"
 #include "models/onnx_convert.h"
 
@@ -13,6 +14,8 @@ struct hl_onnx_net {
     hl_model_info info;
     char head_name[256];
     bool nhwc, any_size;
+    hl_shape features;  /* of an input that is no image; n = 0: it is one */
+    bool vector;        /* that input is [N, c] */
     int64_t batch;      /* 1 where it is symbolic */
     size_t head;        /* node */
     const char *logits; /* value */
@@ -29,18 +32,33 @@ static hl_status refuse(const hl_onnx_net *net, const char *todo, const char *wh
     return hl_fail(HL_E_UNSUPPORTED, net->onnx->path, todo, "%s", why);
 }
 
+/* The dimension that is the channels: three before one or four, and the first before the last. 0: none is. */
+static int channel_dimension(const hl_onnx_port *in)
+{
+    static const int places[] = {1, 3};
+    for (int other = 0; other < 2; other++)
+        for (int i = 0; i < 2; i++) {
+            int64_t extent = in->dims[places[i]];
+            if (other == 0 ? extent == 3 : extent == 1 || extent == 4)
+                return places[i];
+        }
+    return 0;
+}
+
 static hl_status find_input(hl_onnx_net *net)
 {
-    static const char *const todo = "a network has one input: [N, 3, H, W] or [N, H, W, 3]";
+    static const char *const todo =
+        "a network has one input: [N, C, H, W] or [N, H, W, C], where C is 1, 3 or 4";
     const hl_onnx_port *in = net->onnx->inputs;
     if (net->onnx->input_count != 1) {
         char why[64];
         snprintf(why, sizeof why, "it has %zu inputs", net->onnx->input_count);
         return refuse(net, todo, why);
     }
-    if (in->ndim != 4 || (in->dims[1] != 3 && in->dims[3] != 3))
+    int channels = in->ndim == 4 ? channel_dimension(in) : 0;
+    if (channels == 0)
         return refuse(net, todo, in->ndim < 0 ? "its input has no shape" : "its input has another shape");
-    net->nhwc = in->dims[1] != 3;
+    net->nhwc = channels == 3;
     int64_t h = in->dims[net->nhwc ? 1 : 2], w = in->dims[net->nhwc ? 2 : 3];
     net->any_size = h < 0 || w < 0;
     net->batch = in->dims[0] < 0 ? 1 : in->dims[0];
@@ -52,6 +70,27 @@ static hl_status find_input(hl_onnx_net *net)
                        (long long)h, (long long)w);
     net->info.image_size = net->any_size ? 224 : h;
     net->info.resize = (net->info.image_size * 256 + 112) / 224;
+    float mean[4], std[4];
+    hl_model_normalisation(&net->info, in->dims[channels], mean, std);
+    memcpy(net->info.mean, mean, sizeof mean);
+    memcpy(net->info.std, std, sizeof std);
+    net->info.channels = in->dims[channels];
+    return HL_OK;
+}
+
+static hl_status find_features(hl_onnx_net *net)
+{
+    const hl_onnx_port *in = net->onnx->inputs;
+    bool fit = net->onnx->input_count == 1 && (in->ndim == 2 || in->ndim == 4);
+    for (int d = 1; fit && d < in->ndim; d++)
+        fit = in->dims[d] >= 1;
+    if (!fit || in->dims[0] > 1 << 16)
+        return refuse(
+            net, "a feedforward network has one input, [N, I] or [N, C, H, W], with all extents but N given",
+            "its input is another one");
+    net->batch = in->dims[0] < 0 ? 1 : in->dims[0];
+    net->vector = in->ndim == 2;
+    net->features = (hl_shape){1, net->vector ? 1 : in->dims[2], net->vector ? 1 : in->dims[3], in->dims[1]};
     return HL_OK;
 }
 
@@ -134,21 +173,27 @@ static hl_status find_head(hl_onnx_net *net, const hl_log *log)
 static void read_metadata(hl_onnx_net *net)
 {
     const hl_tensor_map *map = net->onnx->tensors;
-    float mean[3], std[3];
+    float mean[4], std[4];
+    const int64_t channels = net->info.channels;
     if (strcmp(net->onnx->producer, "heirloom") != 0)
         return; /* what these keys mean elsewhere is not known */
     long long resize;
     const char *text[4] = {hl_tensor_map_meta(map, "mean"), hl_tensor_map_meta(map, "std"),
                            hl_tensor_map_meta(map, "resize"), hl_tensor_map_meta(map, "interpolation")};
-    if (text[0] != NULL && text[1] != NULL &&
-        sscanf(text[0], "%f %f %f", &mean[0], &mean[1], &mean[2]) == 3 &&
-        sscanf(text[1], "%f %f %f", &std[0], &std[1], &std[2]) == 3) {
-        memcpy(net->info.mean, mean, sizeof mean);
-        memcpy(net->info.std, std, sizeof std);
+    if (text[0] != NULL && text[1] != NULL && hl_numbers_parse(text[0], ' ', channels, mean) == channels &&
+        hl_numbers_parse(text[1], ' ', channels, std) == channels) {
+        memcpy(net->info.mean, mean, (size_t)channels * sizeof *mean);
+        memcpy(net->info.std, std, (size_t)channels * sizeof *std);
     }
     if (text[2] != NULL && sscanf(text[2], "%lld", &resize) == 1 && resize >= 1 && resize <= 16384)
         net->info.resize = resize;
     net->info.bicubic = text[3] != NULL && strcmp(text[3], "bicubic") == 0;
+    long long size;
+    const char *open = hl_tensor_map_meta(map, "image_size");
+    if (net->any_size && open != NULL && sscanf(open, "%lld", &size) == 1 && size >= 1 && size <= 4096) {
+        net->info.image_size = net->info.resize = size;
+        net->any_size = false;
+    }
 }
 
 /* A file name that can stand in JSON and in other files' names, whatever its bytes are. */
@@ -161,7 +206,7 @@ static const char *plain_name(const hl_onnx *onnx, const char *file)
     return name;
 }
 
-hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **net)
+static hl_status open_net(const char *path, bool features, const hl_log *log, hl_onnx_net **net)
 {
     static const hl_model_info imagenet = {HL_IMAGENET};
     hl_onnx_net *made = calloc(1, sizeof *made);
@@ -176,7 +221,7 @@ hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **ne
         made->info.head = made->head_name;
         made->info.weights_file = made->info.name;
         made->info.licence = made->info.paper = "";
-        status = made->info.name == NULL ? HL_E_NOMEM : find_input(made);
+        status = made->info.name == NULL ? HL_E_NOMEM : features ? find_features(made) : find_input(made);
     }
     if (status == HL_OK)
         status = find_head(made, log);
@@ -187,6 +232,16 @@ hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **ne
     read_metadata(made);
     *net = made;
     return HL_OK;
+}
+
+hl_status hl_onnx_net_open(const char *path, const hl_log *log, hl_onnx_net **net)
+{
+    return open_net(path, false, log, net);
+}
+
+hl_status hl_onnx_net_open_features(const char *path, const hl_log *log, hl_onnx_net **net)
+{
+    return open_net(path, true, log, net);
 }
 
 void hl_onnx_net_destroy(hl_onnx_net *net)
@@ -338,6 +393,15 @@ static hl_status convert_nodes(hl_convert *x, const hl_onnx_net *net, const bool
     return check_halves(x);
 }
 
+/* How the file sees the graph's input. */
+static hl_view input_view(const hl_onnx_net *net, hl_shape s)
+{
+    hl_view view = net->nhwc ? hl_view_nhwc(s, net->batch) : hl_view_nchw(s, net->batch);
+    for (int d = 3; net->vector && d > 1; d--)
+        hl_view_drop(&view, d);
+    return view;
+}
+
 static hl_status begin(hl_convert *x, const hl_onnx_net *net, const hl_onnx_build *b, bool **needed)
 {
     HL_TRY(hl_arena_create(&x->arena));
@@ -358,14 +422,15 @@ static hl_status begin(hl_convert *x, const hl_onnx_net *net, const hl_onnx_buil
         *hl_convert_value(x, t->name) = (hl_onnx_value){.kind = HL_ONNX_CONST, .tensor = *t};
     }
     int source;
-    hl_value image = hl_graph_input(x->graph, b->image_size, b->image_size, 3);
-    HL_TRY(hl_convert_source(x, image, -1, &source));
+    bool image = net->features.n == 0;
+    hl_value input =
+        hl_graph_input(x->graph, image ? b->image_size : net->features.h,
+                       image ? b->image_size : net->features.w, image ? net->info.channels : net->features.c);
+    HL_TRY(hl_convert_source(x, input, -1, &source));
     x->sources[source].reversed = b->bgr;
     hl_shape s = x->sources[source].shape;
     *hl_convert_value(x, net->onnx->inputs[0].name) =
-        (hl_onnx_value){.kind = HL_ONNX_MAP,
-                        .source = source,
-                        .view = net->nhwc ? hl_view_nhwc(s, net->batch) : hl_view_nchw(s, net->batch)};
+        (hl_onnx_value){.kind = HL_ONNX_MAP, .source = source, .view = input_view(net, s)};
     return find_needed(x, net->logits, *needed);
 }
 

@@ -1,5 +1,4 @@
-/* What moves no numbers, or only whole channels: Reshape and its like, Transpose, Concat, Split, Slice, Pad.
- */
+/* What moves no numbers: Reshape and its like, Transpose, a Gather of everything; Pad. */
 #include <math.h>
 #include <string.h>
 
@@ -87,6 +86,32 @@ static hl_status convert_reshape(hl_convert *x, const hl_onnx_node *n)
     if (open >= 0)
         dims[open] = total / known;
     return reshape_to(x, n, count, dims);
+}
+
+/* A Gather of all that there is, in its order, as exporters write a strided view of what lies in one piece:
+ * the shape of its indices takes the place of a dimension. Of one element it would be the choice of an image.
+ */
+static hl_status convert_gather_all(hl_convert *x, const hl_onnx_node *n, bool *known)
+{
+    if (!hl_convert_has(n, 0) || !hl_convert_has(n, 1) || hl_convert_in(x, n, 0)->kind != HL_ONNX_MAP)
+        return HL_OK;
+    const hl_view *view = &hl_convert_in(x, n, 0)->view;
+    const hl_onnx_value *index = hl_convert_in(x, n, 1);
+    int64_t axis = hl_convert_int(n, "axis", 0), dims[2 * HL_TENSOR_MAX_NDIM];
+    int ndim = 0;
+    axis = axis < 0 ? axis + view->ndim : axis;
+    if (axis < 0 || axis >= view->ndim || view->dims[axis] < 2 ||
+        !hl_convert_is_range(index, view->dims[axis]) ||
+        view->ndim - 1 + index->tensor.ndim > HL_TENSOR_MAX_NDIM)
+        return HL_OK;
+    *known = true;
+    for (int d = 0; d < view->ndim; d++) {
+        if (d != axis)
+            dims[ndim++] = view->dims[d];
+        for (int i = 0; d == axis && i < index->tensor.ndim; i++)
+            dims[ndim++] = index->tensor.shape[i];
+    }
+    return reshape_to(x, n, ndim, dims);
 }
 
 static hl_status convert_flatten(hl_convert *x, const hl_onnx_node *n)
@@ -199,6 +224,8 @@ hl_status hl_convert_shapes(hl_convert *x, const hl_onnx_node *n, bool *known)
                  {"Squeeze", convert_squeeze, 1},     {"Unsqueeze", convert_squeeze, 1},
                  {"Transpose", convert_transpose, 1}, {"Pad", convert_pad, 1},
                  {"Identity", convert_same, 1},       {"Cast", convert_same, 1}};
+    if (strcmp(n->op, "Gather") == 0)
+        return convert_gather_all(x, n, known);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (strcmp(n->op, table[i].op) != 0)
             continue;

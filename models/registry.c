@@ -102,11 +102,35 @@ hl_status hl_model_find(const char *name, const hl_model_info **info)
     return without_tag != NULL ? offer_tags(without_tag, name) : offer_nearest(name);
 }
 
+int64_t hl_model_channels(const hl_model_info *info)
+{
+    return info->channels == 0 ? 3 : info->channels;
+}
+
+void hl_model_normalisation(const hl_model_info *info, int64_t channels, float mean[4], float std[4])
+{
+    int64_t own = hl_model_channels(info);
+    for (int64_t c = 0; c < 4; c++) {
+        mean[c] = c < own && c < channels ? info->mean[c] : 0.5f;
+        std[c] = c < own && c < channels ? info->std[c] : 0.5f;
+    }
+    if (channels == 1 && own >= 3) {
+        mean[0] = (info->mean[0] + info->mean[1] + info->mean[2]) / 3.0f;
+        std[0] = (info->std[0] + info->std[1] + info->std[2]) / 3.0f;
+    }
+}
+
 hl_status hl_model_build(const hl_model_info *info, int64_t image_size, int64_t classes, hl_graph **graph)
+{
+    return hl_model_build_for(info, image_size, hl_model_channels(info), classes, graph);
+}
+
+hl_status hl_model_build_for(const hl_model_info *info, int64_t image_size, int64_t channels, int64_t classes,
+                             hl_graph **graph)
 {
     HL_TRY(hl_graph_create(graph));
     int64_t size = image_size > 0 ? image_size : info->image_size;
-    hl_value x = hl_graph_input(*graph, size, size, 3);
+    hl_value x = hl_graph_input(*graph, size, size, channels);
     hl_status status = hl_graph_finish(*graph, info->build(*graph, info, x, classes));
     if (status != HL_OK) {
         hl_graph_destroy(*graph);

@@ -29,7 +29,8 @@ struct hl_model_info {
      * square of `image_size` is cut from the centre. */
     int64_t image_size, resize;
     bool bicubic;
-    float mean[3], std[3];
+    float mean[4], std[4]; /* of `channels` channels */
+    int64_t channels;      /* that the published network takes: 1, 3 or 4; 0: 3 */
     const char *head;      /* module name of the classifier */
     const char *auxiliary; /* what names of auxiliary classifiers begin with, in files; they are passed over.
                               Or NULL */
@@ -51,8 +52,16 @@ hl_status hl_model_find(const char *name, const hl_model_info **info);
  * NULL: those of the row. */
 const hl_published *hl_model_published(const hl_model_info *info, const char *name, const char *file);
 
+/* Channels that the published network takes, and the mean and deviation for images of `channels` (1, 3 or 4)
+ * channels: the row's own; for one grey channel the mean of theirs; for what is beyond them, alpha, 0.5. */
+int64_t hl_model_channels(const hl_model_info *info);
+void hl_model_normalisation(const hl_model_info *info, int64_t channels, float mean[4], float std[4]);
+
 /* A graph with fresh zero parameters. image_size 0: the model's own. Errors name the layer, e.g. where the
  * image is too small. */
 hl_status hl_model_build(const hl_model_info *info, int64_t image_size, int64_t classes, hl_graph **graph);
+/* The same for images of so many channels. */
+hl_status hl_model_build_for(const hl_model_info *info, int64_t image_size, int64_t channels, int64_t classes,
+                             hl_graph **graph);
 
 #endif

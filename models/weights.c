@@ -65,6 +65,47 @@ static hl_status fill(hl_param *p, const hl_named_tensor *t, const char *file)
     return HL_OK;
 }
 
+/* Is `weight` that of a convolution, not grouped, of the images themselves? */
+static bool reads_images(const hl_graph *graph, const hl_param *weight)
+{
+    for (size_t v = 0; v < graph->node_count; v++) {
+        const hl_node *node = graph->nodes[v];
+        if (node->op == HL_OP_CONV && node->expr.weight == weight)
+            return node->groups == 1 && graph->nodes[node->in[0]]->op == HL_OP_INPUT;
+    }
+    return false;
+}
+
+/* Does a convolution of images differ from the file's in its input channels alone? Then these are returned,
+ * else 0. */
+static int64_t file_channels(const hl_graph *graph, const hl_param *p, const hl_named_tensor *t)
+{
+    if (p->role != HL_PARAM_WEIGHT || t->ndim != 4 || p->shape[0] != t->shape[0] ||
+        p->shape[2] != t->shape[2] || p->shape[3] != t->shape[3] || p->shape[1] == t->shape[1] ||
+        !reads_images(graph, p))
+        return 0;
+    return t->shape[1];
+}
+
+/* Weights of RGB for one channel or four. */
+static hl_status adapt_input_conv(hl_param *p, const hl_named_tensor *t, const char *file)
+{
+    int64_t channels = p->shape[1], window = p->shape[2] * p->shape[3];
+    hl_param rgb = *p;
+    rgb.count = p->shape[0] * 3 * window;
+    HL_TRY(hl_alloc_array((size_t)rgb.count, sizeof *rgb.host, file, (void **)&rgb.host));
+    hl_status status = fill(&rgb, t, file);
+    for (int64_t o = 0; status == HL_OK && o < p->shape[0]; o++) {
+        const float *from = rgb.host + o * 3 * window;
+        float *to = p->host + o * channels * window;
+        for (int64_t i = 0; i < channels * window; i++)
+            to[i] = channels == 1 ? from[i] + from[window + i] + from[2 * window + i]
+                                  : 0.75f * from[i % (3 * window)];
+    }
+    free(rgb.host);
+    return status;
+}
+
 /* Keys that went wrong in one way: how many, and the first. */
 typedef struct fault {
     int count;
@@ -107,9 +148,11 @@ static void find_extra(const hl_model_info *info, const hl_tensor_map *map, cons
     }
 }
 
+/* channels: of the file's first convolution, where that alone is in the way. */
 static hl_status complain(const char *file, const hl_model_info *info, const fault *missing,
-                          const fault *extra, const fault *misshaped)
+                          const fault *extra, const fault *misshaped, int64_t channels)
 {
+    char todo[64] = "give the weights of this model, or another --model";
     if (missing->count + extra->count + misshaped->count == 0)
         return HL_OK;
     char why[1400];
@@ -123,7 +166,9 @@ static hl_status complain(const char *file, const hl_model_info *info, const fau
             used += snprintf(why + used, sizeof why - (size_t)used, " %d %s, first %s;", kinds[i].f->count,
                              kinds[i].what, kinds[i].f->first);
     why[strlen(why) - 1] = '\0';
-    return hl_fail(HL_E_INPUT, file, "give the weights of this model, or another --model", "%s", why);
+    if (channels == 1 || channels == 3 || channels == 4)
+        snprintf(todo, sizeof todo, "give --in-channels %lld, or other weights", (long long)channels);
+    return hl_fail(HL_E_INPUT, file, todo, "%s", why);
 }
 
 hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
@@ -139,6 +184,7 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
     r.head_skipped = head == NULL || (own_head != NULL && is_for_other_classes(own_head, head));
     char(*text)[KEY_SIZE];
     const char **keys;
+    int64_t channels = 0;
     HL_TRY(hl_alloc_array(graph->param_count, KEY_SIZE, file, (void **)&text));
     hl_status status = hl_alloc_array(graph->param_count, sizeof *keys, file, (void **)&keys);
     for (size_t i = 0; status == HL_OK && i < graph->param_count; i++) {
@@ -149,17 +195,22 @@ hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_t
         const hl_named_tensor *t = hl_tensor_map_find(map, keys[i]);
         if (t == NULL) {
             note(&missing, keys[i]);
-        } else if (!same_shape(info, r.style, p, t)) {
-            note_shape(&misshaped, info, r.style, p, t);
-        } else {
+        } else if (same_shape(info, r.style, p, t)) {
             status = fill(p, t, file);
             r.loaded++;
+        } else if (file_channels(graph, p, t) == 3 && (p->shape[1] == 1 || p->shape[1] == 4)) {
+            status = adapt_input_conv(p, t, file);
+            r.adapted = true;
+            r.loaded++;
+        } else {
+            channels = file_channels(graph, p, t);
+            note_shape(&misshaped, info, r.style, p, t);
         }
     }
     if (status == HL_OK) {
         qsort(keys, graph->param_count, sizeof *keys, compare_keys);
         find_extra(info, map, keys, graph->param_count, &extra);
-        status = complain(file, info, &missing, &extra, &misshaped);
+        status = complain(file, info, &missing, &extra, &misshaped, misshaped.count == 1 ? channels : 0);
     }
     free(keys);
     free(text);

@@ -20,14 +20,17 @@ typedef struct hl_load_report {
     hl_key_style style;
     int loaded;        /* parameters filled */
     bool head_skipped; /* the file's head is for another number of classes and was left out */
+    bool adapted;      /* the file is for RGB: its first convolution was made to fit other images */
     int64_t classes;   /* of the file's head; 0 when it has none */
 } hl_load_report;
 
 /* Fills the parameters of `graph` (built from `info`) with the tensors of `map`; `file` names it in errors. A
  * key that is missing, extra or wrongly shaped is HL_E_INPUT and the error names the first one of each and
  * how many there are; num_batches_tracked is passed over. The head may be missing or have another number of
- * classes: then it is left as it is, which the report says. A value that is not finite is HL_E_INPUT. On
- * failure parameters may be partly filled. report may be NULL. */
+ * classes: then it is left as it is, which the report says. A first convolution for RGB fits a graph for one
+ * channel by the sum over its inputs, and one for four by repeating them, times 3/4: timm's adapt_input_conv.
+ * A value that is not finite is HL_E_INPUT. On failure parameters may be partly filled. report may be NULL.
+ */
 hl_status hl_weights_load(hl_graph *graph, const hl_model_info *info, const hl_tensor_map *map,
                           const char *file, hl_load_report *report);
 

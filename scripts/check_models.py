@@ -19,9 +19,13 @@ step       One training step with projection at batch 8 and the model's own imag
            Its result is exported, PyTorch loads it with strict=True, and the logits are compared with the run's.
 timm       Where timm has the network under other names: its state dict is loaded by the program, and what the program
            exports with --keys timm is loaded by timm with strict=True; logits are compared both ways.
+channels   Grey images and RGBA ones: weights for RGB with --in-channels 1 and 4, against the network whose first
+           convolution timm has adapted; and, where timm has the network, what a run exports, loaded with strict=True into
+           timm.create_model(..., in_chans=1) and 4. The larger difference of the two.
 """
 import argparse
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -48,7 +52,7 @@ MODES = {"bilinear": transforms.InterpolationMode.BILINEAR, "bicubic": transform
 # Images for gradients and for names: the least that the network takes, else these.
 SMALLEST = {"vgg": 224, "alexnet": 224, "inception_v3": 79}
 SMALL = 64
-PARTS = {"logits": ["logits"], "gradients": ["gradient", "smooth"], "step": ["exported", "peak"], "timm": ["from_timm", "to_timm"]}
+PARTS = {"logits": ["logits"], "gradients": ["gradient", "smooth"], "step": ["exported", "peak"], "timm": ["from_timm", "to_timm"], "channels": ["grey", "rgba"]}
 
 
 def heirloom(options, *arguments):
@@ -71,6 +75,21 @@ def make_images(folder):
         if split == "val":
             paths.append(path)
     return paths
+
+
+def make_transparent(folder):
+    """The same with an alpha channel, for networks of four channels."""
+    draw = np.random.default_rng(1)
+    for i in range(TRAIN + VAL):
+        split = "train" if i < TRAIN else "val"
+        source = os.path.join(folder, split, "class%d" % (i % 2), "image%d.png" % i)
+        path = os.path.join(folder, "alpha", os.path.relpath(source, folder))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with Image.open(source) as image:
+            alpha = Image.fromarray(draw.integers(0, 256, (12, 16), dtype=np.uint8)).resize(image.size, Image.BICUBIC)
+            image.putalpha(alpha)
+            image.save(path)
+    return os.path.join(folder, "alpha")
 
 
 def smallest(name):
@@ -102,14 +121,16 @@ def fresh(net):
     return net
 
 
-def classify(name, net, paths, size=None):
+def classify(name, net, paths, size=None, channels=3):
     p = reference.published(name)
+    mean, std = ([sum(p[key]) / 3] if channels == 1 else [*p[key], 0.5][:channels] for key in ("mean", "std"))
     resize = p["resize"] if size is None else (size * p["resize"] + p["size"] // 2) // p["size"]
     transform = transforms.Compose([transforms.Resize(resize, MODES[p["interpolation"]]),
                                     transforms.CenterCrop(size or p["size"]), transforms.ToTensor(),
-                                    transforms.Normalize(p["mean"], p["std"])])
+                                    transforms.Normalize(mean, std)])
     with torch.no_grad():
-        return net.eval()(torch.stack([transform(Image.open(path)) for path in paths])).numpy()
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+        return net.eval()(torch.stack([transform(Image.open(path).convert(mode)) for path in paths])).numpy()
 
 
 def difference(have, want):
@@ -234,8 +255,32 @@ def check_timm(options, name, folder, paths):
     return {"from_timm": from_timm, "to_timm": difference(have, classify(name, net, paths, size))}
 
 
-CHECKS = {"logits": check_logits, "gradients": check_gradients, "step": check_step, "timm": check_timm}
-COLUMNS = ["logits", "gradient", "smooth", "exported", "from_timm", "to_timm", "peak"]
+def check_channels(options, name, folder, paths):
+    weights, run, exported = (os.path.join(folder, f) for f in ("weights.pth", "run", "exported.safetensors"))
+    size, result = smallest(name), {}
+    net = fresh(reference.meta(name))
+    torch.save(net.state_dict(), weights)
+    alpha = make_transparent(folder)
+    for channels, key, data in ((1, "grey", folder), (4, "rgba", alpha)):
+        images = [path.replace(folder, data) for path in paths]
+        model = ["--model", name, "--image-size", str(size), "--in-channels", str(channels), "--weights", weights]
+        want = classify(name, reference.adapted(copy.deepcopy(net), channels), images, size, channels)
+        result[key] = difference(predict(options, folder, images, *model), want)
+        if reference.timm_twin(name) is None:
+            continue
+        subprocess.run(["rm", "-rf", run], check=True)
+        heirloom(options, "train", *model, "--data", data, "--method", "linear", "--batch-size", str(TRAIN), "--max-steps", "1",
+                 "--lr", "1e-3", "--augment", "none", "--out", run)
+        have = predict(options, folder, images, "--run", run)
+        heirloom(options, "export", "--run", run, "--out", exported, "--keys", "timm")
+        other = load_strictly(reference.timm_meta(name, 2, channels), exported)
+        result[key] = max(result[key], difference(have, classify(name, other, images, size, channels)))
+    return result
+
+
+CHECKS = {"logits": check_logits, "gradients": check_gradients, "step": check_step, "timm": check_timm,
+          "channels": check_channels}
+COLUMNS = ["logits", "gradient", "smooth", "exported", "from_timm", "to_timm", "grey", "rgba", "peak"]
 
 
 def misses(result):
@@ -272,6 +317,8 @@ below 1e-3. Weights are random, with norms whose statistics and scales differ fr
 - *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in their place
 - *exported*: logits of a run's network and of its export in PyTorch, loaded with `strict=True`
 - *from timm*, *to timm*: logits of timm's network, its state dict loaded here, and of timm's network with what `--keys timm` exports
+- *grey*, *RGBA*: logits with `--in-channels 1` and `4` from weights for RGB, the network's first convolution adapted by timm; and of exports, loaded
+  into `timm.create_model(..., in_chans=1)` and `4` with `strict=True`, where timm has the network
 - *memory*: at the peak of a training step with projection, batch 8, images of the model's own size, in the default precision
 
 A dash: not measured yet, or timm has no such network (the two columns of timm). Parameters with 1000 classes; gates under projection; multiply-accumulates for one image.
@@ -280,8 +327,8 @@ A dash: not measured yet, or timm has no such network (the two columns of timm).
 
 
 def write_markdown(path, zoo, rows):
-    lines = ["| model | parameters | gates | MACs | input | top-1, % | logits | gradients | smooth | exported | from timm | to timm | memory |",
-             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    lines = ["| model | parameters | gates | MACs | input | top-1, % | logits | gradients | smooth | exported | from timm | to timm | grey | RGBA | memory |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for m in zoo:
         top1 = "-" if m["top1"] is None else "%.2f" % m["top1"]
         lines.append("| %s | %s | %s | %.2f G | %d | %s | %s |" % (

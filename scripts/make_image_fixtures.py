@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes tests/fixtures/images: small PNG and JPEG files and what PIL and torchvision make of them.
 
-NAME.png|jpg has its decoded pixels in NAME.rgb; resized and cropped ones are named after what was done. An .rgb
-file holds the width and the height (two little-endian int32) and the RGB bytes of Image.convert("RGB").
+NAME.png|jpg has its decoded pixels in NAME.rgb, NAME.l (grey) and NAME.rgba; resized and cropped ones are named after
+what was done. Such a file holds the width and the height (two little-endian int32) and the bytes of
+Image.convert("RGB"), ("L") or ("RGBA").
 Needs pillow 13 or later (earlier ones resize in another order), numpy and torchvision. Run from the repository's root; the result is committed.
 """
 import io
@@ -20,15 +21,20 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
+def write_as(mode, name, image):
+    image = image.convert(mode)
+    (OUT / f"{name}.{mode.lower()}").write_bytes(struct.pack("<ii", *image.size) + image.tobytes())
+
+
 def write_rgb(name, image):
-    rgb = image.convert("RGB")
-    (OUT / f"{name}.rgb").write_bytes(struct.pack("<ii", *rgb.size) + rgb.tobytes())
+    write_as("RGB", name, image)
 
 
 def write_image(name, data):
     (OUT / name).write_bytes(data)
-    with Image.open(io.BytesIO(data)) as image:
-        write_rgb(pathlib.Path(name).stem, image)
+    for mode in ("L", "RGB", "RGBA"):
+        with Image.open(io.BytesIO(data)) as image:
+            write_as(mode, pathlib.Path(name).stem, image)
 
 
 def picture(width, height, channels=3):
@@ -100,6 +106,24 @@ def make_png():
     write_image("png_rgb_trns.png", png(width, height, 8, 2, rgb, key + chunk(b"gAMA", struct.pack(">I", 100000))))
 
 
+def make_transparent():
+    """Alpha where PIL gives it: a palette's, and one transparent colour, in files of every depth."""
+    width, height = 21, 13
+    for depth in (1, 2, 4, 8):
+        samples = RNG.integers(0, 1 << depth, (height, width, 1))
+        palette = chunk(b"PLTE", RNG.integers(0, 256, (1 << depth, 3)).astype(np.uint8).tobytes())
+        alphas = RNG.integers(0, 256, max(1, (1 << depth) - 1)).astype(np.uint8).tobytes()
+        write_image(f"trns_palette_{depth}.png", png(width, height, depth, 3, samples, palette + chunk(b"tRNS", alphas), True))
+    for depth in (1, 2, 4, 16):
+        samples = RNG.integers(0, min(1 << depth, 300), (height, width, 1))
+        key = 0 if depth in (2, 4) else int(samples[0, 0, 0])
+        write_image(f"trns_grey_{depth}.png", png(width, height, depth, 0, samples, chunk(b"tRNS", struct.pack(">H", key))))
+    rgb = RNG.integers(0, 256, (height, width, 3)) * 256 + 80
+    rgb[3, 4] = [80 * 256, 81 * 256, 82 * 256]
+    key = chunk(b"tRNS", struct.pack(">HHH", 0x1050, 0x2051, 0x3052))
+    write_image("trns_rgb_16.png", png(width, height, 16, 2, rgb, key))
+
+
 def jpeg(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", **options)
@@ -148,9 +172,34 @@ def make_resized():
                 write_rgb(f"eval_{name}_{size}_{crop}{'_turned' if turned else ''}", image)
 
 
+def make_resized_channels():
+    """The same of grey images and of RGBA, whose colours Pillow weights by alpha: some opaque, some not, some clear."""
+    pixels = picture(61, 43, 4)
+    pixels[:20, 40:, 3] = 255
+    pixels[30:, :15, 3] = 0
+    rgba = Image.fromarray(pixels, "RGBA")
+    rgba.save(OUT / "source_alpha.png", optimize=True)
+    with Image.open(OUT / "source.png") as image:
+        grey = image.convert("L")
+    for mode in ("L", "RGB", "RGBA"):
+        write_as(mode, "source_alpha", rgba)
+        write_as(mode, "source", Image.open(OUT / "source.png"))
+    for mode, source in (("L", grey), ("RGBA", rgba)):
+        for name, pil in FILTERS.items():
+            for size in ((20, 15), (61, 17), (30, 43), (123, 90), (50, 20), (61, 43)):
+                write_as(mode, f"resize_{name}_{size[0]}x{size[1]}", source.resize(size, pil))
+            cropped = functional.resized_crop(source, 9, 13, 34, 48, [24, 24], MODES[name])
+            write_as(mode, f"crop_{name}_13_9_48x34", cropped)
+            for size, crop in ((24, 21), (20, 33), (90, 64)):
+                image = functional.center_crop(functional.resize(source, [size], MODES[name]), [crop, crop])
+                write_as(mode, f"eval_{name}_{size}_{crop}", image)
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     make_png()
     make_jpeg()
     make_resized()
+    make_transparent()
+    make_resized_channels()
     print(sum(f.stat().st_size for f in OUT.iterdir()), "bytes")

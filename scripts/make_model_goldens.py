@@ -40,6 +40,7 @@ import timm
 import torch
 import torchvision
 from safetensors.numpy import save_file
+from timm.models import adapt_input_conv
 from torch import nn
 
 import model_reference as reference
@@ -51,7 +52,7 @@ BATCH, SMOOTHING, TABLE_CLASSES = 2, 0.1, 17
 MOBILENET = [("features.0.1.act", "features.0"), ("features.3.add", "features.3"), ("features.17.conv.3", "features.17"),
              ("features.18.1.act", "features.18")]
 ALL = ("frozen", "batch", "smooth")
-TWO = ("frozen", "smooth")
+NORMED = ("frozen", "batch")
 MARGIN, TRIES = 2e-6, 40
 
 
@@ -66,6 +67,8 @@ REGNET = [("stem.1.act", "stem"), ("trunk_output.block1.block1-0.activation", "t
           ("trunk_output.block2.block2-1.activation", "trunk_output.block2.block2-1"),
           ("trunk_output.block4.block4-5.activation", "trunk_output.block4.block4-5"),
           ("trunk_output.block4.block4-1.f.b.1.act", "trunk_output.block4.block4-1.f.b")]
+INCEPTION = [("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
+             ("Mixed_7c.concat", "Mixed_7c")]
 CASES = {
     "mobilenet_v2": ("mobilenet_v2", 64, 17, ALL, MOBILENET),
     "mobilenet_v2_224": ("mobilenet_v2", 224, 1000, ("forward",), MOBILENET),
@@ -78,41 +81,41 @@ CASES = {
     "efficientnet_lite2": ("efficientnet_lite2", 41, 17, ("frozen",), LITE),
     "efficientnet_lite3": ("efficientnet_lite3", 44, 17, ("frozen",), LITE),
     "efficientnet_lite4": ("efficientnet_lite4", 39, 17, ("frozen",), LITE),
-    "resnext50_32x4d": ("resnext50_32x4d", 48, 17, ("frozen",), resnet_layers([3, 4, 6, 3])),
-    "seresnet50": ("seresnet50", 64, 17, TWO, resnet_layers([3, 4, 6, 3])),
-    "seresnet18": ("seresnet18", 32, 17, ("frozen",), resnet_layers([2, 2, 2, 2])),
+    "resnext50_32x4d": ("resnext50_32x4d", 48, 17, NORMED, resnet_layers([3, 4, 6, 3])),
+    "seresnet50": ("seresnet50", 64, 17, ("frozen", "smooth"), resnet_layers([3, 4, 6, 3])),
+    "seresnet18": ("seresnet18", 48, 17, NORMED, resnet_layers([2, 2, 2, 2])),
     # An eighth of the channels, since the classifier takes no smaller images.
-    "vgg11_bn": ("vgg11_bn", 224, 17, TWO, [("features.3", "features.3"), ("features.28", "features.28"),
+    "vgg11_bn": ("vgg11_bn", 224, 17, ALL, [("features.3", "features.3"), ("features.28", "features.28"),
                                             ("classifier.1", "classifier.1"), ("classifier.4", "classifier.4")], 0.125),
     "squeezenet1_1": ("squeezenet1_1", 65, 17, ("frozen",), [("features.2", "features.2"), ("features.5", "features.5"),
                                                      ("features.12.concat", "features.12")]),
-    "densenet121": ("densenet121", 64, 17, TWO, [
+    "densenet121": ("densenet121", 64, 17, ALL, [
         ("features.pool0", "features.pool0"), ("features.denseblock1.denselayer6.concat", "features.denseblock1"),
         ("features.transition2.pool", "features.transition2"), ("features.norm5", "features.norm5")]),
-    "mobilenet_v3_small": ("mobilenet_v3_small", 64, 17, TWO, [
+    "mobilenet_v3_small": ("mobilenet_v3_small", 64, 17, ALL, [
         ("features.0.1.act", "features.0"), ("features.1.block.1.mul", "features.1.block.1"),
         ("features.3.add", "features.3"), ("features.12.1.act", "features.12"), ("classifier.1", "classifier.1")]),
-    "mnasnet0_5": ("mnasnet0_5", 64, 17, TWO, [
+    "mnasnet0_5": ("mnasnet0_5", 64, 17, ALL, [
         ("layers.7", "layers.7"), ("layers.8.1.add", "layers.8.1"), ("layers.10.2.add", "layers.10"),
         ("layers.15.act", "layers.16")]),
-    "efficientnet_b0": ("efficientnet_b0", 64, 17, ("frozen", "batch"), [
+    "efficientnet_b0": ("efficientnet_b0", 64, 17, NORMED, [
         ("features.1.0.block.1.mul", "features.1.0.block.1"), ("features.2.1.add", "features.2"),
         ("features.5.2.add", "features.5"), ("features.8.1.act", "features.8")]),
-    "tf_efficientnet_b0": ("tf_efficientnet_b0", 53, 17, ("frozen",), [("blocks.1.0.se.mul", "blocks.1.0.se"), *LITE]),
-    "efficientnet_v2_s": ("efficientnet_v2_s", 33, 17, ("frozen",), [
+    "tf_efficientnet_b0": ("tf_efficientnet_b0", 53, 17, NORMED, [("blocks.1.0.se.mul", "blocks.1.0.se"), *LITE]),
+    "efficientnet_v2_s": ("efficientnet_v2_s", 33, 17, NORMED, [
         ("features.1.1.add", "features.1"), ("features.2.0.block.1.1", "features.2.0"), ("features.3.3.add", "features.3"),
         ("features.4.0.block.2.mul", "features.4.0.block.2"), ("features.7.1.act", "features.7")]),
     "regnet_x_400mf": ("regnet_x_400mf", 48, 17, ("frozen",), REGNET),
-    "googlenet": ("googlenet", 65, 17, ("frozen", "batch"), [
+    "googlenet": ("googlenet", 65, 17, NORMED, [
         ("maxpool2", "maxpool2"), ("inception3b.concat", "inception3b"), ("maxpool4", "maxpool4"),
         ("inception5b.concat", "inception5b")]),
-    "inception_v3": ("inception_v3", 79, 17, ("frozen",), [
-        ("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
-        ("Mixed_7c.concat", "Mixed_7c")]),
-    "shufflenet_v2_x0_5": ("shufflenet_v2_x0_5", 64, 17, TWO, [
+    "inception_v3": ("inception_v3", 79, 17, ("frozen",), INCEPTION),
+    # Large enough for statistics of eight values in the last stage.
+    "inception_v3_111": ("inception_v3", 111, 17, ("batch",), INCEPTION),
+    "shufflenet_v2_x0_5": ("shufflenet_v2_x0_5", 64, 17, ALL, [
         ("maxpool", "maxpool"), ("stage2.0.shuffle", "stage2.0"), ("stage2.3.shuffle", "stage2"),
         ("stage3.7.shuffle", "stage3"), ("conv5.1.act", "conv5")]),
-    "regnet_y_400mf": ("regnet_y_400mf", 64, 17, TWO, REGNET),
+    "regnet_y_400mf": ("regnet_y_400mf", 64, 17, ALL, REGNET),
     "convnext_tiny": ("convnext_tiny", 44, 17, ("frozen",), [
         ("features.0.1", "features.0"), ("features.1.2.add", "features.1"), ("features.2.1", "features.2"),
         ("features.3.2.add", "features.3"), ("features.5.4.add", "features.5.4"),
@@ -208,7 +211,7 @@ def prepare(model, width, classes, mode):
 
 # Activations, and where each has its kinks.
 KINKS = {"ReLU": [0.0], "ReLU6": [0.0, 6.0], "Hardswish": [-3.0, 3.0], "Hardsigmoid": [-3.0, 3.0], "Sigmoid": [],
-         "SiLU": []}
+         "SiLU": [], "GELU": []}
 
 
 def smoothen(net):
@@ -314,10 +317,22 @@ def write_table(path):
                 out.write(" ".join(str(x) for x in row) + "\n")
 
 
+def write_input_conv(path):
+    """A first convolution for RGB, and what timm makes of it for one channel and for four."""
+    torch.manual_seed(5)
+    rgb = torch.randn(64, 3, 3, 3)
+    save_file({"rgb": rgb.numpy(), "grey": adapt_input_conv(1, rgb.clone()).contiguous().numpy(),
+               "rgba": adapt_input_conv(4, rgb.clone()).contiguous().numpy()}, path,
+              metadata={"format": FORMAT, "timm": timm.__version__})
+
+
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "tests/fixtures/models"
     os.makedirs(folder, exist_ok=True)
-    for case in sys.argv[2:] or ["zoo", *CASES]:
+    for case in sys.argv[2:] or ["zoo", "input_conv", *CASES]:
+        if case == "input_conv":
+            write_input_conv(os.path.join(folder, "input_conv.safetensors"))
+            continue
         if case == "zoo":
             write_table(os.path.join(folder, "zoo.txt"))
             continue

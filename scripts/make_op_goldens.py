@@ -127,6 +127,47 @@ for name, make in [
         values.append(p.detach().clone())
     emit("optim_%s" % name, torch.stack(values))
 
+# The same with a pull towards the start, a term of the loss: coupled under AdamW too.
+p = start.clone().requires_grad_()
+optimizer, values = torch.optim.AdamW([p], lr=0.01, betas=(0.9, 0.99), eps=1e-2, weight_decay=0.05), []
+for g in grads:
+    optimizer.zero_grad()
+    ((g * p).sum() + 0.5 * 3.0 * ((p - start) ** 2).sum()).backward()
+    optimizer.step()
+    values.append(p.detach().clone())
+emit("optim_pull", torch.stack(values))
+
+# Batch spectral shrinkage: half the sum of the k smallest squared singular values, by autograd through the decomposition.
+for name, shape in [("wide", (5, 9)), ("tall", (7, 4))]:
+    x = torch.randn(shape, generator=generator)
+    emit("bss_%s_x" % name, x)
+    for k in (1, 3):
+        features = x.double().requires_grad_()
+        penalty = 0.5 * (torch.linalg.svdvals(features)[-k:] ** 2).sum()
+        penalty.backward()
+        emit("bss_%s_grad_%d" % (name, k), features.grad)
+        emit("bss_%s_penalty_%d" % (name, k), penalty)
+
+# Logistic regression to its end: the mean of cross-entropies plus lambda/2 |W|^2, over the samples.
+x, labels = torch.randn(40, 6, generator=generator), torch.randint(3, (40,), generator=generator)
+x[:, 0] += labels
+emit("logistic_x", x)
+emit("logistic_labels", labels, "int32_t")
+objectives = []
+for penalty in (10.0, 0.1):
+    layer = torch.nn.Linear(6, 3).double()
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=1000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = F.cross_entropy(layer(x.double()), labels) + 0.5 * penalty / 40 * (layer.weight ** 2).sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    objectives.append(closure().item())
+emit("logistic_objective", torch.tensor(objectives, dtype=torch.float64))
+
 lines += ["/* clang-format on */", "#endif"]
 with open(OUT, "w") as f:
     f.write("\n".join(lines) + "\n")

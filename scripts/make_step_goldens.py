@@ -17,6 +17,8 @@ import make_model_goldens as formula
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "steps"
 BATCH, SIZE, CLASSES = 4, 64, 5
+SHRINKAGE = 0.05  # of bss, with two singular values
+WHOLE = ("full", "bss")
 HEADS = {"mobilenet_v2": "classifier.1.", "resnet18": "fc."}
 
 
@@ -36,12 +38,12 @@ def build(name, method):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    model.train(method == "full")  # --norm full: batch statistics; otherwise running ones
+    model.train(method in WHOLE)  # --norm full: batch statistics; otherwise running ones
     norms = {n for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     trained, gates = {}, {}
     for key, parameter in model.named_parameters():
         head = key.startswith(HEADS[name])
-        chosen = head or method == "full" or (method == "norm" and key.rsplit(".", 1)[0] in norms)
+        chosen = head or method in WHOLE or (method == "norm" and key.rsplit(".", 1)[0] in norms)
         parameter.requires_grad_(chosen)
         if chosen:
             trained[key] = parameter
@@ -55,20 +57,23 @@ def build(name, method):
 def write(name, method, optimizer):
     torch.manual_seed(0)
     model, trained, gates = build(name, method)
-    moving = {k: b for k, b in model.named_buffers() if not k.endswith("num_batches_tracked")} if method == "full" else {}
+    moving = {k: b for k, b in model.named_buffers() if not k.endswith("num_batches_tracked")} if method in WHOLE else {}
     before = {k: v.detach().clone() for k, v in {**trained, **moving}.items()}
     images = draw("images", -2.0, 2.0, (BATCH, SIZE, SIZE, 3)).permute(0, 3, 1, 2)
     labels = torch.arange(BATCH) * 3 % CLASSES
     update = optimizer_of(optimizer, list(trained.values()))
-    losses = []
+    losses, features = [], []
+    if method == "bss":
+        model.get_submodule(HEADS[name][:-1]).register_forward_hook(lambda module, inputs, output: features.append(inputs[0]))
     # With batch statistics of few samples rounding grows from step to step: one is compared, else two.
-    for _ in range(1 if method == "full" else 2):
+    for _ in range(1 if method in WHOLE else 2):
         weights = dict(model.named_parameters())
         weights.update({key: weights[key] * (1 + gate)[:, :, None, None] for key, gate in gates.items()})
         logits = functional_call(model, weights, (images,))
         loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        penalty = SHRINKAGE * (torch.linalg.svdvals(features.pop())[-2:] ** 2).sum() if method == "bss" else 0.0
         update.zero_grad()
-        loss.backward()
+        (loss + penalty).backward()
         update.step()
         losses.append(loss.item())
     lines = [" ".join(f"{loss:.9g}" for loss in losses)]
@@ -82,6 +87,7 @@ def write(name, method, optimizer):
 
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
+    write("resnet18", "bss", "sgd")
     for model_name in HEADS:
         for method_name in ("linear", "norm", "projection", "full"):
             for optimizer_name in ("sgd", "adamw"):

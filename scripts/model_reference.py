@@ -55,11 +55,19 @@ def timm_twin(name):
     return twin and (twin, {"bn_eps": eps} if eps else {})
 
 
-def timm_meta(name, classes):
-    """timm's network without values."""
+def timm_meta(name, classes, channels=3):
+    """timm's network without values, for images of so many channels."""
     twin, options = timm_twin(name)
     with torch.device("meta"):
-        return timm.create_model(twin, num_classes=classes, **options)
+        return timm.create_model(twin, num_classes=classes, in_chans=channels, **options)
+
+
+def adapted(net, channels):
+    """A network whose first convolution is made to fit images of so many channels, as timm does it."""
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    first.weight = nn.Parameter(timm.models.adapt_input_conv(channels, first.weight.detach().clone()))
+    first.in_channels = channels
+    return net
 
 
 def timm_name(name):

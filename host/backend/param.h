@@ -19,7 +19,8 @@ typedef enum hl_param_role {
     HL_PARAM_SCALE,      /* a factor for each channel, [C] or [C, 1, 1] */
     HL_PARAM_GATE,       /* [O, I/G]; stored as delta = gate - 1 */
     HL_PARAM_FACTOR,     /* of a weight change; a method's own, as gates are */
-    HL_PARAM_MASK        /* likewise; all that counts of it is whether it is above the threshold */
+    HL_PARAM_MASK,       /* likewise; all that counts of it is whether it is above the threshold */
+    HL_PARAM_ADAPTER     /* whatever else a method adds: of an inserted layer, or an offset */
 } hl_param_role;
 
 /* One named tensor, float32, C order. The graph owns it. */
@@ -47,7 +48,8 @@ static inline bool hl_param_is_statistic(const hl_param *p)
 /* Does the network have it without any method? */
 static inline bool hl_param_is_base(const hl_param *p)
 {
-    return p->role != HL_PARAM_GATE && p->role != HL_PARAM_FACTOR && p->role != HL_PARAM_MASK;
+    return p->role != HL_PARAM_GATE && p->role != HL_PARAM_FACTOR && p->role != HL_PARAM_MASK &&
+           p->role != HL_PARAM_ADAPTER;
 }
 
 /* The shape that state dicts give it, into shape; returns its number of dimensions. */
@@ -70,6 +72,7 @@ static inline bool hl_param_is_conv(const hl_param *p)
 typedef enum hl_weight_expr_kind {
     HL_WEIGHT_PLAIN,  /* f(W) = W */
     HL_WEIGHT_GATED,  /* f(W)[o,i,k] = (1 + gate[o,i]) W[o,i,k]: model projection, arXiv 2602.06245 */
+    HL_WEIGHT_ROW,    /* f(W)[o,...] = (1 + gate[o]) W[o,...], and b likewise: output o times a factor */
     HL_WEIGHT_CHANGED /* f(W) is computed as a whole from W and a hl_weight_change (weight_change.h) */
 } hl_weight_expr_kind;
 
@@ -91,15 +94,16 @@ typedef struct hl_weight_change {
 
 /* The effective weight and bias of a convolution or linear layer, a function of parameters:
  *     W_eff[o,...] = s_o f(W)[o,...]        s_o = norm_scale_o / sqrt(norm_var_o + eps)
- *     b_eff[o]     = s_o (b_o - norm_mean_o) + norm_shift_o
- * Without a folded norm s = 1 and b_eff = b. A folded layer scale is a norm without statistics: s =
- * norm_scale, b_eff = s b. */
+ *     b_eff[o]     = s_o (r_o b_o + offset_o - norm_mean_o) + norm_shift_o       r_o = 1 + gate[o] of a ROW,
+ * else 1 Absent parameters are 0, absent scales 1. A folded layer scale is a norm without statistics: s =
+ * norm_scale. */
 typedef struct hl_weight_expr {
     hl_weight_expr_kind kind;
-    hl_param *weight;                                         /* W */
-    hl_param *bias;                                           /* b, or NULL */
-    hl_param *gate;                                           /* HL_WEIGHT_GATED only */
-    const hl_weight_change *change;                           /* HL_WEIGHT_CHANGED only; its W is frozen */
+    hl_param *weight;               /* W */
+    hl_param *bias;                 /* b, or NULL */
+    hl_param *offset;               /* [O], added behind the layer, before the norm; or NULL */
+    hl_param *gate;                 /* GATED [O, I/G], ROW [O] */
+    const hl_weight_change *change; /* CHANGED only; its W is frozen */
     hl_param *norm_scale, *norm_shift, *norm_mean, *norm_var; /* the folded norm; all NULL without one */
     float eps;
 } hl_weight_expr;
@@ -113,16 +117,18 @@ static inline bool hl_weight_expr_is_scaled(const hl_weight_expr *e)
 /* Does b_eff exist? */
 static inline bool hl_weight_expr_has_bias(const hl_weight_expr *e)
 {
-    return e->bias != NULL || e->norm_mean != NULL;
+    return e->bias != NULL || e->offset != NULL || e->norm_mean != NULL || e->norm_shift != NULL;
 }
 
-/* Does training change W_eff or b_eff? */
+/* Does training change W_eff or b_eff? W_eff? */
 bool hl_weight_expr_is_dynamic(const hl_weight_expr *e);
+bool hl_weight_expr_changes_weight(const hl_weight_expr *e);
 /* The parameters of f beside W, into params; returns how many. */
 enum { HL_EXPR_PARAMS = 6 };
 int hl_weight_expr_params(const hl_weight_expr *e, hl_param *params[HL_EXPR_PARAMS]);
 /* Does the gradient of W_eff lead to a trained parameter (weight, gate, factors)? */
 bool hl_weight_expr_trains_weight(const hl_weight_expr *e);
+/* ... that of b_eff (bias, offset, the folded norm's shift)? */
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e);
 
 /* The functions below work in host memory, on `host` and (hl_weight_expr_grad) `grad`; they are the reference
@@ -137,10 +143,13 @@ void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, 
 void hl_weight_expr_fold(const hl_weight_expr *e, int64_t first, int64_t last, float *out);
 /* b_eff [O] into out. */
 void hl_weight_expr_bias(const hl_weight_expr *e, float *out);
-/* Gradients of the trained parameters in rows [first, last), given the gradient of those rows of W_eff:
- * grad = keep * grad + ..., with keep 0 (overwrite, whatever was there) or 1 (accumulate). */
+/* Gradients of the trained weight and GATED gate in rows [first, last), given the gradient of those rows of
+ * W_eff: grad = keep * grad + ..., with keep 0 (overwrite, whatever was there) or 1 (accumulate). The gate of
+ * a ROW has its gradient from the layer's output (HL_STEP_RECOMBINE_GRAD). */
 void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff,
                          float keep);
+/* Gradients of the trained ones among bias, offset and norm_shift for row o, given that of b_eff[o]. */
+void hl_weight_expr_bias_grad(const hl_weight_expr *e, int64_t o, float db_eff, float keep);
 /* Merged form: f(W) for all rows, without the norm, into out [O, I/G, kh, kw]. */
 void hl_weight_expr_merge(const hl_weight_expr *e, float *out);
 

@@ -1,5 +1,7 @@
 #include "backend/step.h"
 
+#include "base/spectral.h"
+
 const char *hl_step_kind_name(hl_step_kind kind)
 {
     static const char *const names[HL_STEP_KIND_COUNT] = {
@@ -35,6 +37,7 @@ const char *hl_step_kind_name(hl_step_kind kind)
         [HL_STEP_CONCAT_GRAD] = "concat_grad",
         [HL_STEP_DROPOUT_GRAD] = "dropout_grad",
         [HL_STEP_DROP_PATH_GRAD] = "drop_path_grad",
+        [HL_STEP_SPECTRAL_GRAD] = "spectral_grad",
         [HL_STEP_OPTIMIZE] = "optimize",
     };
     return names[kind];
@@ -105,5 +108,16 @@ hl_status hl_step_check_norm(const hl_step *step)
         !fits(norm->scale, c) || !fits(norm->shift, c) || !fits(norm->mean, c) || !fits(norm->var, c))
         return hl_fail(HL_E_INTERNAL, step->name, NULL, "a norm over %lld channels has other parameters",
                        (long long)c);
+    return HL_OK;
+}
+
+hl_status hl_step_check_spectral(const hl_step *step)
+{
+    hl_shape f = step->in[0]->shape;
+    int64_t columns = f.h * f.w * f.c, smaller = f.n < columns ? f.n : columns;
+    if (smaller > HL_SPECTRAL_LARGEST)
+        return hl_fail(HL_E_UNSUPPORTED, step->name, "choose a smaller --batch-size",
+                       "%lld samples of %lld features have more than %d singular values", (long long)f.n,
+                       (long long)columns, (int)HL_SPECTRAL_LARGEST);
     return HL_OK;
 }

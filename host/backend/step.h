@@ -52,7 +52,8 @@ typedef enum hl_step_kind {
      * o'; no bias, residual or act. */
     HL_STEP_CONV,
     /* RECOMBINE: out 0 [.., o] = act(sum over i in o's group of (1 + gate[o,i]) S[.., i, o'] + b_eff[o] +
-     * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate. */
+     * residual). in: 0 S, 1 b_eff f32 or NULL, 2 residual or NULL. The gate is conv.expr->gate; where it is
+     * [O] a row's factor, S has the outputs' channels and there is no sum. */
     HL_STEP_RECOMBINE,
     /* NORM: out 0 = act(norm_scale (in 0 - norm_mean) / sqrt(norm_var + eps) + norm_shift + in 1), running
      * statistics; in 1 residual or NULL. Without statistics (both NULL: a layer scale) mean 0, deviation 1.
@@ -102,7 +103,8 @@ typedef enum hl_step_kind {
     HL_STEP_CONV_WEIGHT,
     /* WEIGHT_GRAD: gradients of conv.expr's weight and gate from in 0 = dW_eff (hl_weight_expr_grad). */
     HL_STEP_WEIGHT_GRAD,
-    /* BIAS_GRAD: gradient of conv.expr's bias: s_o * sum of dy over n, h, w. in: 0 dy. */
+    /* BIAS_GRAD: gradients of conv.expr's bias, offset and norm_shift (hl_weight_expr_bias_grad) from the sum
+     * of dy over n, h, w. in: 0 dy. */
     HL_STEP_BIAS_GRAD,
     /* RECOMBINE_GRAD: out 0 dz = act'(.) * (sum of the gradients), act = conv.act; and the gradient of
      * conv.expr's gate: dgate[o,i] = sum over n, h, w of dz[.., o] S[.., i, o']. in: 0 S, 1 y (the output of
@@ -135,6 +137,12 @@ typedef enum hl_step_kind {
     HL_STEP_DROPOUT_GRAD,
     /* DROP_PATH_GRAD: out 0 = in 0 * keep[n] / (1 - p), as in the forward pass. in 0 dy. */
     HL_STEP_DROP_PATH_GRAD,
+
+    /* SPECTRAL_GRAD: out 0 = 2 eta sum over i of s_i u_i v_i^T, the gradient of the penalty eta sum s_i^2,
+     * times run->grad_scale * record->loss_scale; s_i are the `smallest` smallest singular values of in 0 as
+     * a matrix F, a row a sample, among the min(N, H W C) it has. The penalty itself is added to
+     * record->pending_loss. record NULL: loss_scale 1. */
+    HL_STEP_SPECTRAL_GRAD,
 
     /* ---- update ---- */
 
@@ -180,7 +188,8 @@ typedef struct hl_optimize_attr {
     float clip_norm; /* gradients are scaled to this norm (all together) where theirs is larger; 0: never */
     bool scaling;    /* dynamic loss scaling: see hl_train_record */
     float *value, *grad, *moment1,
-        *moment2; /* flat arrays where the backend computes; moment2 for Adam, AdamW only */
+        *moment2;       /* flat arrays where the backend computes; moment2 for Adam, AdamW only */
+    const float *start; /* flat as well: what segments with a pull are pulled towards; NULL without any */
     const hl_segment *segments;
     int segment_count;
 } hl_optimize_attr;
@@ -211,6 +220,10 @@ typedef struct hl_step {
         struct {
             float smoothing;
         } loss;
+        struct {
+            float eta;
+            int smallest;
+        } spectral;
         hl_optimize_attr optimize;
     };
     const hl_run_state *run; /* host memory */
@@ -228,5 +241,7 @@ hl_status hl_step_check_pool(const hl_step *step, hl_shape in, hl_shape out);
 /* Norms of every kind and their gradients: parameters and statistics have a value for each channel, and
  * batch statistics have running ones beside them. */
 hl_status hl_step_check_norm(const hl_step *step);
+/* SPECTRAL_GRAD: a Gram matrix that is not too large to diagonalise. */
+hl_status hl_step_check_spectral(const hl_step *step);
 
 #endif

@@ -25,10 +25,15 @@ int hl_weight_expr_params(const hl_weight_expr *e, hl_param *params[HL_EXPR_PARA
     return count;
 }
 
+bool hl_weight_expr_changes_weight(const hl_weight_expr *e)
+{
+    return hl_weight_expr_trains_weight(e) || changes(e->norm_scale) || changes(e->norm_var);
+}
+
 bool hl_weight_expr_is_dynamic(const hl_weight_expr *e)
 {
-    return hl_weight_expr_trains_weight(e) || changes(e->bias) || changes(e->norm_scale) ||
-           changes(e->norm_shift) || changes(e->norm_mean) || changes(e->norm_var);
+    return hl_weight_expr_changes_weight(e) || changes(e->bias) || changes(e->offset) ||
+           changes(e->norm_shift) || changes(e->norm_mean);
 }
 
 bool hl_weight_expr_trains_weight(const hl_weight_expr *e)
@@ -40,15 +45,26 @@ bool hl_weight_expr_trains_weight(const hl_weight_expr *e)
     return trained;
 }
 
+static bool trains(const hl_param *p)
+{
+    return p != NULL && p->trained;
+}
+
 bool hl_weight_expr_trains_bias(const hl_weight_expr *e)
 {
-    return e->bias != NULL && e->bias->trained;
+    return trains(e->bias) || trains(e->offset) || trains(e->norm_shift);
 }
 
 static float row_scale(const hl_weight_expr *e, int64_t o)
 {
     float scale = e->norm_scale != NULL ? e->norm_scale->host[o] : 1.0f;
     return e->norm_var != NULL ? scale / sqrtf(e->norm_var->host[o] + e->eps) : scale;
+}
+
+/* The factor of a ROW. */
+static float row_factor(const hl_weight_expr *e, int64_t o)
+{
+    return e->kind == HL_WEIGHT_ROW ? 1.0f + e->gate->host[o] : 1.0f;
 }
 
 void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, float *scale)
@@ -68,7 +84,8 @@ static void fold_row(const hl_weight_expr *e, int64_t o, float scale, float *res
 {
     int64_t inputs = e->weight->shape[1], k = window(e);
     const float *restrict w = e->weight->host + o * inputs * k;
-    if (e->kind == HL_WEIGHT_PLAIN) {
+    if (e->kind != HL_WEIGHT_GATED) {
+        scale *= row_factor(e, o);
         for (int64_t j = 0; j < inputs * k; j++)
             out[j] = scale * w[j];
         return;
@@ -107,15 +124,29 @@ void hl_weight_expr_merge(const hl_weight_expr *e, float *out)
 void hl_weight_expr_bias(const hl_weight_expr *e, float *out)
 {
     for (int64_t o = 0; o < e->weight->shape[0]; o++) {
-        float b = e->bias != NULL ? e->bias->host[o] : 0.0f;
-        if (e->norm_mean != NULL) {
-            float shift = e->norm_shift != NULL ? e->norm_shift->host[o] : 0.0f;
-            b = row_scale(e, o) * (b - e->norm_mean->host[o]) + shift;
-        } else if (e->norm_scale != NULL) {
+        float b = e->bias != NULL ? row_factor(e, o) * e->bias->host[o] : 0.0f;
+        if (e->offset != NULL)
+            b += e->offset->host[o];
+        if (e->norm_mean != NULL)
+            b -= e->norm_mean->host[o];
+        if (hl_weight_expr_is_scaled(e))
             b *= row_scale(e, o);
-        }
-        out[o] = b;
+        out[o] = e->norm_shift != NULL ? b + e->norm_shift->host[o] : b;
     }
+}
+
+static void put(hl_param *p, int64_t o, float grad, float keep)
+{
+    if (trains(p))
+        p->grad[o] = (keep != 0.0f ? p->grad[o] : 0.0f) + grad;
+}
+
+void hl_weight_expr_bias_grad(const hl_weight_expr *e, int64_t o, float db_eff, float keep)
+{
+    float scaled = row_scale(e, o) * db_eff;
+    put(e->bias, o, row_factor(e, o) * scaled, keep);
+    put(e->offset, o, scaled, keep);
+    put(e->norm_shift, o, db_eff, keep);
 }
 
 /* g = factor dw, added to what is there with `keep`. */
@@ -136,16 +167,17 @@ void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, c
     int64_t inputs = e->weight->shape[1], k = window(e), row = inputs * k;
     for (int64_t o = first; o < last; o++) {
         float scale = row_scale(e, o);
+        bool gated = e->kind == HL_WEIGHT_GATED;
         const float *restrict dw = dw_eff + (o - first) * row;
         const float *restrict w = e->weight->host + o * row;
-        const float *delta = e->gate != NULL ? e->gate->host + o * inputs : NULL;
+        const float *delta = gated ? e->gate->host + o * inputs : NULL;
         if (e->weight->trained && delta == NULL)
-            add_scaled(scale, dw, e->weight->grad + o * row, row, keep != 0.0f);
+            add_scaled(scale * row_factor(e, o), dw, e->weight->grad + o * row, row, keep != 0.0f);
         else if (e->weight->trained)
             for (int64_t i = 0; i < inputs; i++)
                 add_scaled(scale * (1.0f + delta[i]), dw + i * k, e->weight->grad + o * row + i * k, k,
                            keep != 0.0f);
-        if (e->gate == NULL || !e->gate->trained)
+        if (!gated || !e->gate->trained)
             continue;
         float *restrict g = e->gate->grad + o * inputs;
         if (k == 1) {

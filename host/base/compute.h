@@ -16,13 +16,15 @@ typedef enum hl_act {
     HL_ACT_HARDSIGMOID, /* clamp(x / 6 + 1/2, 0, 1) */
     HL_ACT_SILU,        /* x sigmoid(x) */
     HL_ACT_HARDSWISH,   /* x hardsigmoid(x) */
-    HL_ACT_GELU         /* exact, by erf, as torch.nn.GELU() */
+    HL_ACT_GELU,        /* exact, by erf, as torch.nn.GELU() */
+    HL_ACT_TANH
 } hl_act;
 
 /* Is the derivative a function of the output alone (so that the input need not be kept)? */
 static inline bool hl_act_from_output(hl_act act)
 {
-    return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_SIGMOID;
+    return act == HL_ACT_NONE || act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_SIGMOID ||
+           act == HL_ACT_TANH;
 }
 
 /* Window of a convolution or pooling. Paddings may differ on the two sides. Dilation 1 = dense. */
@@ -54,6 +56,7 @@ typedef struct hl_segment {
     float lr_scale;       /* times run->lr */
     float weight_decay;
     float l1;   /* adds l1 sign(1 + value) to the gradient: the penalty l1 |a| on gates a = 1 + value */
+    float pull; /* adds pull (value - start) to the gradient: the penalty pull/2 |value - start|^2 */
     bool adapt; /* LARS: scaled by the trust ratio (weights; not biases and norms) */
 } hl_segment;
 
@@ -77,7 +80,7 @@ typedef struct hl_train_record {
     double pending_loss;
     int64_t pending;
     /* Set by OPTIMIZE. */
-    double step_loss;   /* mean loss of the last step's batches, plus the l1 penalty */
+    double step_loss;   /* mean loss of the last step's batches, plus the penalties */
     int64_t updates;    /* made so far; Adam's t */
     int64_t skipped;    /* steps without an update because a scaled gradient was not finite (fp16) */
     int64_t bad_step;   /* 0, or 1 + run->step of the first step whose loss or gradient was not finite; from

@@ -28,5 +28,7 @@ hl_status cli_devices(cli_values *values);
 hl_status cli_bench(cli_values *values);
 hl_status cli_export(cli_values *values);
 hl_status cli_convert(cli_values *values);
+hl_status cli_embed(cli_values *values);
+hl_status cli_gates(cli_values *values);
 
 #endif

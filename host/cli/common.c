@@ -54,7 +54,8 @@ hl_status cli_require(const cli_values *values, const char *name)
 
 hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
 {
-    float mean[3], std[3];
+    float mean[4], std[4];
+    int64_t mean_count = cli_numbers(values, "mean", mean), std_count = cli_numbers(values, "std", std);
     bool train = values->command == CLI_TRAIN,
          seeded = (values->command & (CLI_TRAIN | CLI_BENCH | CLI_INSPECT)) != 0;
     hl_model_options options = {.name = cli_text(values, "model"),
@@ -65,8 +66,11 @@ hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model)
                                 .image_size = cli_int(values, "image-size"),
                                 .resize = cli_int(values, "resize"),
                                 .interpolation = cli_choice(values, "interpolation") + 1,
-                                .mean = cli_triple(values, "mean", mean) ? mean : NULL,
-                                .std = cli_triple(values, "std", std) ? std : NULL,
+                                .in_channels = cli_int(values, "in-channels"),
+                                .mean = mean_count > 0 ? mean : NULL,
+                                .std = std_count > 0 ? std : NULL,
+                                .mean_count = mean_count,
+                                .std_count = std_count,
                                 .bgr = cli_choice(values, "channel-order") == 1,
                                 .zero_head = train && cli_choice(values, "init-head") == 1,
                                 .seed = seeded ? (uint64_t)cli_int(values, "seed") : 0,
@@ -84,6 +88,26 @@ hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model *
     if (run == NULL)
         return cli_model(values, classes, model);
     return hl_model_open_run(run, cli_text(values, "weights"), true, cli_log(values), model);
+}
+
+hl_status cli_each_run(const cli_values *values,
+                       hl_status (*visit)(void *user, const char *run, int index, hl_model *model),
+                       void *user)
+{
+    hl_model *model;
+    if (cli_given(values, "model"))
+        return hl_fail(HL_E_ARG, "--run or --model", "--help shows the options", "give one of the two");
+    HL_TRY(
+        hl_model_open_run(values->repeated[0], cli_text(values, "weights"), false, cli_log(values), &model));
+    hl_status status = HL_OK;
+    for (int i = 0; status == HL_OK && i < values->repeated_count; i++) {
+        if (i > 0)
+            status = hl_model_swap_adapter(model, values->repeated[i]);
+        if (status == HL_OK)
+            status = visit(user, values->repeated[i], i, model);
+    }
+    hl_model_destroy(model);
+    return status;
 }
 
 hl_status cli_apply_method(const cli_values *values, hl_model *model)

@@ -15,6 +15,12 @@ hl_status cli_compute(const cli_values *values, hl_compute *compute);
 hl_status cli_model(const cli_values *values, int64_t classes, hl_model **model);
 /* Of --run with its method merged, or of --model; exactly one must be given. */
 hl_status cli_model_or_run(const cli_values *values, int64_t classes, hl_model **model);
+/* Several runs, where --run is given more than once: `visit` gets the model as each of them in turn. The
+ * backbone is loaded once. */
+hl_status cli_each_run(const cli_values *values,
+                       hl_status (*visit)(void *user, const char *run, int index, hl_model *model),
+                       void *user);
+
 /* Applies --method with --norm. */
 hl_status cli_apply_method(const cli_values *values, hl_model *model);
 
@@ -22,6 +28,9 @@ hl_status cli_apply_method(const cli_values *values, hl_model *model);
 const char *cli_method_name(const hl_model *model, char *buf, size_t size);
 
 hl_status cli_data(const cli_values *values, hl_dataset **data);
+
+/* Does the path end as a file that can be written does: .safetensors, or with `onnx` .onnx? */
+hl_status cli_check_output(const char *path, bool onnx);
 
 /* The option must be given. */
 hl_status cli_require(const cli_values *values, const char *name);

@@ -11,7 +11,7 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-static hl_status check_output(const char *path, bool onnx)
+hl_status cli_check_output(const char *path, bool onnx)
 {
     if (ends_with(path, ".safetensors") || (onnx && ends_with(path, ".onnx")))
         return HL_OK;
@@ -25,7 +25,7 @@ hl_status cli_export(cli_values *values)
     hl_model *model;
     HL_TRY(cli_require(values, "run"));
     HL_TRY(cli_require(values, "out"));
-    HL_TRY(check_output(cli_text(values, "out"), true));
+    HL_TRY(cli_check_output(cli_text(values, "out"), true));
     HL_TRY(hl_model_open_run(cli_text(values, "run"), cli_text(values, "weights"), true, cli_log(values),
                              &model));
     hl_status status = hl_model_export_as(model, cli_text(values, "out"), cli_text(values, "keys"));
@@ -42,7 +42,7 @@ hl_status cli_convert(cli_values *values)
 {
     const char *in = values->arguments[0], *out = values->arguments[1];
     hl_tensor_map *map;
-    HL_TRY(check_output(out, false));
+    HL_TRY(cli_check_output(out, false));
     HL_TRY(hl_weights_open(in, &map, NULL));
     json_int_t tensors = (json_int_t)hl_tensor_map_count(map);
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");

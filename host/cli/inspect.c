@@ -19,7 +19,8 @@ static hl_status print_json(const hl_model *model, const hl_model_counts *c)
         json_array_append_new(layers, layer_json(&layer));
     }
     return cli_print_json(
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model", hl_model_name(model),
+        json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "model",
+                  hl_model_name(model), "in_channels", (json_int_t)hl_model_preprocess(model)->channels,
                   "method", cli_method_name(model, method, sizeof method), "method_options",
                   hl_model_method(model), "total_params", (json_int_t)c->total, "conv_params",
                   (json_int_t)c->conv, "head_params", (json_int_t)c->head, "trainable_params",

@@ -18,12 +18,15 @@ const cli_command cli_commands[] = {
     {"export", CLI_EXPORT, "", "write a run's network with the method merged in, for PyTorch", 0, 0,
      cli_export},
     {"convert", CLI_CONVERT, "IN OUT", "PyTorch weights to safetensors", 2, 2, cli_convert},
+    {"embed", CLI_EMBED, "FILE", "a feedforward network as a convolutional one", 1, 1, cli_embed},
+    {"gates", CLI_GATES, "",
+     "statistics and pictures of learned gates, and the network without the small ones", 0, 0, cli_gates},
 };
 const int cli_command_count = sizeof cli_commands / sizeof *cli_commands;
 
 static hl_status find_command(const char *name, const cli_command **command)
 {
-    static const char *const planned[] = {"sweep", "report", "embed", "gates"};
+    static const char *const planned[] = {"sweep", "report"};
     const char *names[sizeof cli_commands / sizeof *cli_commands];
     for (int i = 0; i < cli_command_count; i++) {
         names[i] = cli_commands[i].name;

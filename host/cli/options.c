@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
 #include "io/yaml.h"
 
 int cli_option_index(const char *name)
@@ -95,23 +96,11 @@ static hl_status check_number(const cli_option *option, const char *subject, con
     return HL_OK;
 }
 
-static bool parse_triple(const char *text, float out[3])
-{
-    char *end;
-    for (int i = 0; i < 3; i++) {
-        out[i] = strtof(text, &end);
-        if (end == text || !isfinite(out[i]) || *end != (i < 2 ? ',' : '\0'))
-            return false;
-        text = end + 1;
-    }
-    return true;
-}
-
 /* `where` stands before the option in errors: "FILE, line N: ", or "". */
 static hl_status check_value(const cli_option *option, const char *value, const char *where)
 {
     char subject[800];
-    float triple[3];
+    float numbers[4];
     if (option->type == CLI_FLAG)
         snprintf(subject, sizeof subject, "%s--%s", where, option->name);
     else
@@ -130,12 +119,19 @@ static hl_status check_value(const cli_option *option, const char *value, const 
         return check_number(option, subject, value);
     case CLI_CHOICE:
         return choice_index(option->metavar, value) >= 0 ? HL_OK : bad_choice(option, subject, value);
-    case CLI_TRIPLE:
-        return parse_triple(value, triple)
+    case CLI_NUMBERS:
+        return hl_numbers_parse(value, ',', 4, numbers) > 0
                    ? HL_OK
-                   : hl_fail(HL_E_ARG, subject, "write 0.5,0.5,0.5", "the value must be three numbers");
+                   : hl_fail(HL_E_ARG, subject, "write 0.5,0.5,0.5",
+                             "the value must be a number for each channel, or one for all");
     }
     return HL_OK;
+}
+
+/* Of all other options the last one counts. */
+static bool repeats(const cli_option *option, unsigned command)
+{
+    return strcmp(option->name, "run") == 0 && (command & (CLI_EVAL | CLI_PREDICT)) != 0;
 }
 
 hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values, bool *help)
@@ -170,6 +166,12 @@ hl_status cli_parse(unsigned command, int argc, char **argv, cli_values *values,
             *help = true;
         if (!*help)
             HL_TRY(check_value(option, value, ""));
+        if (repeats(option, command)) {
+            if (values->repeated_count == CLI_MAX_REPEATS)
+                return hl_fail(HL_E_ARG, word, "make it several commands", "it is given more than %d times",
+                               CLI_MAX_REPEATS);
+            values->repeated[values->repeated_count++] = value;
+        }
         values->text[place[chosen]] = value;
         values->typed[place[chosen]] = true;
     }
@@ -271,7 +273,7 @@ char *cli_write_config(const cli_values *values)
         fprintf(out, "%s: ", option->name);
         if (option->type == CLI_FLAG)
             fputs("true", out);
-        else if (option->type == CLI_TEXT || option->type == CLI_TRIPLE)
+        else if (option->type == CLI_TEXT || option->type == CLI_NUMBERS)
             put_quoted(out, effective(values, i));
         else
             fputs(effective(values, i), out);
@@ -313,13 +315,21 @@ int cli_choice(const cli_values *values, const char *name)
     return text != NULL ? choice_index(cli_option_table[cli_option_index(name)].metavar, text) : -1;
 }
 
-bool cli_triple(const cli_values *values, const char *name, float out[3])
+int64_t cli_numbers(const cli_values *values, const char *name, float out[4])
 {
     const char *text = cli_text(values, name);
-    return text != NULL && parse_triple(text, out);
+    return text != NULL ? hl_numbers_parse(text, ',', 4, out) : 0;
 }
 
 void cli_set(cli_values *values, const char *name, const char *text)
 {
     values->text[cli_option_index(name)] = text;
+}
+
+hl_status cli_assign(cli_values *values, const char *name, const char *text, const char *where)
+{
+    int i = cli_option_index(name);
+    HL_TRY(check_value(&cli_option_table[i], text, where));
+    values->text[i] = text;
+    return HL_OK;
 }

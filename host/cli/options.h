@@ -21,10 +21,12 @@ enum {
     CLI_MODELS = 1 << 7,
     CLI_METHODS = 1 << 8,
     CLI_DEVICES = 1 << 9,
-    CLI_ALL = (1 << 10) - 1
+    CLI_EMBED = 1 << 10,
+    CLI_GATES = 1 << 11,
+    CLI_ALL = (1 << 12) - 1
 };
 
-typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_TRIPLE } cli_type;
+typedef enum cli_type { CLI_TEXT, CLI_FLAG, CLI_INT, CLI_REAL, CLI_CHOICE, CLI_NUMBERS } cli_type;
 
 typedef struct cli_option {
     const char *name; /* without the dashes */
@@ -41,14 +43,16 @@ typedef struct cli_option {
 extern const cli_option cli_option_table[];
 extern const int cli_option_count;
 
-enum { CLI_MAX_OPTIONS = 96 };
+enum { CLI_MAX_OPTIONS = 96, CLI_MAX_REPEATS = 64 };
 
 /* What a command line, a configuration file and the defaults give. */
 typedef struct cli_values {
     unsigned command;
-    const char *text[CLI_MAX_OPTIONS]; /* by index of the table; NULL: not given */
-    bool typed[CLI_MAX_OPTIONS];       /* on the command line itself */
-    char **arguments;                  /* what is no option */
+    const char *text[CLI_MAX_OPTIONS];     /* by index of the table; NULL: not given */
+    bool typed[CLI_MAX_OPTIONS];           /* on the command line itself */
+    const char *repeated[CLI_MAX_REPEATS]; /* all values of the option that repeats, in their order */
+    int repeated_count;
+    char **arguments; /* what is no option */
     int argument_count;
     char *owned; /* texts read from a configuration */
 } cli_values;
@@ -69,10 +73,13 @@ const char *cli_text(const cli_values *values, const char *name);
 bool cli_flag(const cli_values *values, const char *name);
 int64_t cli_int(const cli_values *values, const char *name);
 double cli_real(const cli_values *values, const char *name);
-int cli_choice(const cli_values *values, const char *name);                /* place among the choices */
-bool cli_triple(const cli_values *values, const char *name, float out[3]); /* false: not given */
+int cli_choice(const cli_values *values, const char *name);                    /* place among the choices */
+int64_t cli_numbers(const cli_values *values, const char *name, float out[4]); /* how many; 0: not given */
 /* Sets a value that was resolved (a default that depends on other options); text must outlive the values. */
 void cli_set(cli_values *values, const char *name, const char *text);
+
+/* The same for a text from a user, checked as on the command line; `where` stands in front of errors. */
+hl_status cli_assign(cli_values *values, const char *name, const char *text, const char *where);
 
 /* "--name" of an option for messages goes through this: index in the table, -1 when unknown. */
 int cli_option_index(const char *name);

@@ -5,7 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/numbers.h"
 #include "cli/common.h"
+#include "cli/train_then.h"
 #include "method/method.h"
 
 static volatile sig_atomic_t stop_asked, checkpoint_asked;
@@ -73,13 +75,23 @@ static void show_progress(void *user, const hl_progress *p)
     fflush(stderr);
 }
 
-static hl_status default_lr(const cli_values *values, char *buf, size_t size)
+/* What the method decides where the user does not; `rates` has the texts. */
+typedef struct method_rates {
+    char lr[32], decay[32];
+} method_rates;
+
+static hl_status set_method_rates(cli_values *values, method_rates *rates)
 {
     hl_method method;
     HL_TRY(hl_method_parse(cli_text(values, "method"), &method));
     int64_t optimizer = cli_choice(values, "optimizer");
     bool sgd = optimizer == HL_SGD || optimizer == HL_LARS;
-    snprintf(buf, size, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
+    snprintf(rates->lr, sizeof rates->lr, "%.17g", sgd ? method.info->lr_sgd : method.info->lr_adam);
+    snprintf(rates->decay, sizeof rates->decay, "%g", hl_method_weight_decay(method.info));
+    if (cli_text(values, "lr") == NULL || cli_real(values, "lr") == 0.0)
+        cli_set(values, "lr", rates->lr);
+    if (cli_text(values, "weight-decay") == NULL)
+        cli_set(values, "weight-decay", rates->decay);
     return HL_OK;
 }
 
@@ -94,8 +106,8 @@ static void fill_options(const cli_values *values, hl_train_options *o)
     o->accumulate = cli_int(values, "accumulate");
     o->optimizer = (hl_optimizer)cli_choice(values, "optimizer");
     o->lr = cli_real(values, "lr");
-    o->head_lr_scale =
-        cli_given(values, "head-lr") && o->lr > 0.0 ? cli_real(values, "head-lr") / o->lr : 0.0;
+    o->head_lr_scale = cli_given(values, "head-lr") ? cli_real(values, "head-lr") / o->lr : 0.0;
+    o->layer_decay = cli_real(values, "layer-decay");
     o->momentum = cli_real(values, "momentum");
     o->weight_decay = cli_real(values, "weight-decay");
     o->clip_grad = cli_real(values, "clip-grad");
@@ -149,13 +161,8 @@ static hl_status print_summary(const char *run)
 
 /* Texts of the options whose defaults the model, the method and the machine decide. */
 typedef struct resolved {
-    char image_size[24], resize[24], mean[64], std[64], drop_path[24];
+    char image_size[24], resize[24], channels[24], mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE], drop_path[24];
 } resolved;
-
-static void triple_text(const float v[3], char *buf, size_t size)
-{
-    snprintf(buf, size, "%.9g,%.9g,%.9g", (double)v[0], (double)v[1], (double)v[2]);
-}
 
 /* Writes into `values` what was decided, so that config.yaml repeats this run whatever the defaults are by
  * then. */
@@ -164,12 +171,14 @@ static void resolve(cli_values *values, const hl_model *model, resolved *r)
     const hl_preprocess *p = hl_model_preprocess(model);
     snprintf(r->image_size, sizeof r->image_size, "%lld", (long long)p->size);
     snprintf(r->resize, sizeof r->resize, "%lld", (long long)p->resize);
-    triple_text(p->mean, r->mean, sizeof r->mean);
-    triple_text(p->std, r->std, sizeof r->std);
+    snprintf(r->channels, sizeof r->channels, "%lld", (long long)p->channels);
+    hl_numbers_text(p->mean, p->channels, ',', r->mean, sizeof r->mean);
+    hl_numbers_text(p->std, p->channels, ',', r->std, sizeof r->std);
     snprintf(r->drop_path, sizeof r->drop_path, "%.9g", hl_model_drop_path(model));
     cli_set(values, "image-size", r->image_size);
     cli_set(values, "resize", r->resize);
     cli_set(values, "interpolation", p->bicubic ? "bicubic" : "bilinear");
+    cli_set(values, "in-channels", r->channels);
     cli_set(values, "mean", r->mean);
     cli_set(values, "std", r->std);
     cli_set(values, "drop-path", r->drop_path);
@@ -177,7 +186,7 @@ static void resolve(cli_values *values, const hl_model *model, resolved *r)
     cli_set(values, "norm", hl_norm_mode_name(hl_model_norm_mode(model)));
 }
 
-static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
+static hl_status train(cli_values *values, hl_dataset *data, hl_model *model, bool *interrupted)
 {
     hl_train_options options;
     hl_train_result result;
@@ -192,17 +201,35 @@ static hl_status train(cli_values *values, hl_dataset *data, hl_model *model)
     hl_status status = hl_train(model, data, &options, &result);
     free(config);
     HL_TRY(status);
+    *interrupted = result.interrupted;
     if (result.interrupted)
         fprintf(stderr, "%sinterrupted, resume with --resume\n", isatty(STDERR_FILENO) ? "\r\033[K" : "");
-    if (cli_flag(values, "json"))
-        return print_summary(options.out);
-    print_result(model, &options, &result);
+    if (!cli_flag(values, "json"))
+        print_result(model, &options, &result);
     return HL_OK;
+}
+
+static hl_status run_once(cli_values *values, bool *interrupted)
+{
+    method_rates rates;
+    HL_TRY(set_method_rates(values, &rates));
+    hl_compute compute;
+    HL_TRY(cli_compute(values, &compute));
+    hl_dataset *data;
+    hl_model *model = NULL;
+    HL_TRY(cli_data(values, &data));
+    hl_status status = cli_model(values, hl_dataset_class_count(data), &model);
+    if (status == HL_OK)
+        status = train(values, data, model, interrupted);
+    hl_model_destroy(model);
+    hl_dataset_destroy(data);
+    return status;
 }
 
 hl_status cli_train(cli_values *values)
 {
-    char lr[32], saved[4096];
+    char saved[4096];
+    bool interrupted;
     HL_TRY(cli_require(values, "out"));
     const char *config = cli_text(values, "config");
     if (config == NULL && cli_flag(values, "resume")) {
@@ -212,19 +239,11 @@ hl_status cli_train(cli_values *values)
     }
     if (config != NULL)
         HL_TRY(cli_read_config(values, config));
-    if (cli_text(values, "lr") == NULL) {
-        HL_TRY(default_lr(values, lr, sizeof lr));
-        cli_set(values, "lr", lr);
-    }
-    hl_compute compute;
-    HL_TRY(cli_compute(values, &compute));
-    hl_dataset *data;
-    hl_model *model = NULL;
-    HL_TRY(cli_data(values, &data));
-    hl_status status = cli_model(values, hl_dataset_class_count(data), &model);
-    if (status == HL_OK)
-        status = train(values, data, model);
-    hl_model_destroy(model);
-    hl_dataset_destroy(data);
-    return status;
+    if (cli_text(values, "then") != NULL)
+        return cli_train_then(values, run_once);
+    if (cli_flag(values, "compare"))
+        return hl_fail(HL_E_ARG, "--compare", "give --then as well, or leave it out",
+                       "there is one run alone");
+    HL_TRY(run_once(values, &interrupted));
+    return cli_flag(values, "json") ? print_summary(cli_text(values, "out")) : HL_OK;
 }

@@ -28,8 +28,8 @@ struct hl_dataset {
     size_t class_count, class_capacity;
     hl_sample_list splits[HL_SPLIT_COUNT];
     int64_t *class_counts; /* [HL_SPLIT_COUNT, class_count], NULL until hl_dataset_count_classes */
-    /* For layouts that are no image files: gives the pixels of a sample, from several threads at once; NULL
-     * otherwise. */
+    /* For layouts that are no image files: gives the pixels of a sample, in the image's channels, from
+     * several threads at once; NULL otherwise. */
     hl_status (*read)(const hl_dataset *dataset, hl_split split, int64_t index, hl_image *image);
     void *source; /* for `read`, freed by free_source */
     void (*free_source)(void *source);

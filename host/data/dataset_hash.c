@@ -26,7 +26,8 @@ static hl_status add_pixels(struct sha256_ctx *context, const hl_dataset *d, hl_
     if (status == HL_OK) {
         const int64_t size[] = {image.width, image.height};
         sha256_update(context, sizeof size, (const uint8_t *)size);
-        sha256_update(context, (size_t)image.width * (size_t)image.height * 3, image.pixels);
+        sha256_update(context, (size_t)image.width * (size_t)image.height * (size_t)hl_image_channels(&image),
+                      image.pixels);
     }
     hl_image_clear(&image);
     return status;

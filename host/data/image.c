@@ -16,7 +16,7 @@ void hl_image_clear(hl_image *image)
 {
     free(image->pixels);
     free(image->encoded);
-    *image = (hl_image){.max_pixels = image->max_pixels};
+    *image = (hl_image){.max_pixels = image->max_pixels, .channels = image->channels};
 }
 
 hl_status hl_image_reserve(hl_image *image, uint64_t width, uint64_t height, const char *name)
@@ -29,7 +29,8 @@ hl_status hl_image_reserve(hl_image *image, uint64_t width, uint64_t height, con
         return hl_fail(HL_E_INPUT, name, "scale the image down or remove it",
                        "declares %llu x %llu pixels, more than the limit of %llu", (unsigned long long)width,
                        (unsigned long long)height, (unsigned long long)limit);
-    size_t bytes = (size_t)width * (size_t)height * 3;
+    size_t pixel = hl_image_channels(image) > 3 ? (size_t)hl_image_channels(image) : 3;
+    size_t bytes = (size_t)width * (size_t)height * pixel;
     if (bytes > image->pixel_capacity) {
         /* The old pixels are of no use, so they need not be copied as realloc would. */
         free(image->pixels);
@@ -42,6 +43,25 @@ hl_status hl_image_reserve(hl_image *image, uint64_t width, uint64_t height, con
     image->width = (int64_t)width;
     image->height = (int64_t)height;
     return HL_OK;
+}
+
+/* PIL's integer form of ITU-R 601. */
+static uint8_t luma(const uint8_t *rgb)
+{
+    return (uint8_t)((rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16);
+}
+
+void hl_image_from_rgb(const hl_image *image, const uint8_t *rgb, uint8_t *out, size_t count)
+{
+    int64_t channels = hl_image_channels(image);
+    if (channels == 3)
+        memmove(out, rgb, 3 * count);
+    for (size_t i = 0; channels == 1 && i < count; i++)
+        out[i] = luma(rgb + 3 * i);
+    for (size_t i = 0; channels == 4 && i < count; i++) {
+        memcpy(out + 4 * i, rgb + 3 * i, 3);
+        out[4 * i + 3] = 255;
+    }
 }
 
 static const struct {

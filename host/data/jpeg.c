@@ -1,5 +1,6 @@
 /* JPEG files through libjpeg-turbo. */
 #include <setjmp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,7 +55,7 @@ static void on_progress(j_common_ptr common)
         fail_with(job, "too many scans");
 }
 
-/* One row of inverted CMYK to RGB, with PIL's rounding. */
+/* One row of inverted CMYK to RGB, with PIL's rounding; `rgb` may be `cmyk`. */
 static void cmyk_to_rgb(const uint8_t *cmyk, uint8_t *rgb, size_t width)
 {
     for (size_t x = 0; x < width; x++) {
@@ -84,24 +85,31 @@ static void decode(jpeg_job *job)
     if (job->status != HL_OK)
         longjmp(job->failed, 1);
 
-    int four = decoder->num_components == 4;
-    decoder->out_color_space = four ? JCS_CMYK : JCS_RGB;
+    /* A grey file is grey as it is; the luma that a colour file holds is not the one that PIL computes. */
+    int64_t channels = hl_image_channels(image);
+    int four = decoder->num_components == 4, grey = channels == 1 && decoder->num_components == 1;
+    decoder->out_color_space = four ? JCS_CMYK : grey ? JCS_GRAYSCALE : JCS_RGB;
     decoder->dct_method = JDCT_ISLOW;
     decoder->do_fancy_upsampling = TRUE;
     jpeg_start_decompress(decoder);
     size_t width = decoder->output_width;
-    if (decoder->output_components != (four ? 4 : 3) || width != (size_t)image->width ||
-        decoder->output_height != (size_t)image->height)
+    if (decoder->output_components != (four   ? 4
+                                       : grey ? 1
+                                              : 3) ||
+        width != (size_t)image->width || decoder->output_height != (size_t)image->height)
         fail_with(job, "unexpected size of the decoded image");
-    JSAMPARRAY ink =
-        four ? decoder->mem->alloc_sarray((j_common_ptr)decoder, JPOOL_IMAGE, (JDIMENSION)(4 * width), 1)
-             : NULL;
+    bool direct = !four && (grey || channels == 3);
+    JSAMPARRAY line =
+        direct ? NULL
+               : decoder->mem->alloc_sarray((j_common_ptr)decoder, JPOOL_IMAGE, (JDIMENSION)(4 * width), 1);
     while (decoder->output_scanline < decoder->output_height) {
-        JSAMPROW row = image->pixels + decoder->output_scanline * width * 3;
-        if (jpeg_read_scanlines(decoder, four ? ink : &row, 1) != 1)
+        JSAMPROW row = image->pixels + decoder->output_scanline * width * (size_t)channels;
+        if (jpeg_read_scanlines(decoder, direct ? &row : line, 1) != 1)
             fail_with(job, "a row could not be read");
         if (four)
-            cmyk_to_rgb(ink[0], row, width);
+            cmyk_to_rgb(line[0], line[0], width);
+        if (!direct)
+            hl_image_from_rgb(image, line[0], row, width);
     }
     jpeg_finish_decompress(decoder);
 }

@@ -159,7 +159,7 @@ static void finish_image(hl_loader *loader, slot *s, int64_t place, hl_status st
 static void *work(void *argument)
 {
     hl_loader *loader = argument;
-    hl_image image = {0};
+    hl_image image = {.channels = loader->options.transform.channels};
     hl_resizer resizer = {0};
     pthread_mutex_lock(&loader->lock);
     while (!loader->stopping) {
@@ -283,7 +283,7 @@ hl_status hl_loader_create(const hl_dataset *dataset, const hl_loader_options *o
     int64_t side = checked.transform.crop, batch = checked.batch_size * checked.ranks;
     loader->dataset = dataset;
     loader->options = checked;
-    loader->image_bytes = checked.rows.parts > 0 ? 0 : (size_t)side * (size_t)side * 3;
+    loader->image_bytes = checked.rows.parts > 0 ? 0 : (size_t)(side * side * checked.transform.channels);
     for (int i = 0; i < checked.rows.parts; i++)
         loader->image_bytes += checked.rows.bytes[i];
     loader->sample_count = hl_dataset_count(dataset, checked.split);

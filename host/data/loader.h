@@ -69,7 +69,7 @@ typedef struct hl_loader_options {
 } hl_loader_options;
 
 typedef struct hl_batch {
-    const uint8_t *images;  /* [count, crop, crop, 3], or rows */
+    const uint8_t *images;  /* [count, crop, crop, channels], or rows */
     const uint8_t *flips;   /* [count], 1 where the image is to be mirrored */
     const int32_t *labels;  /* [count] */
     const int64_t *indices; /* [count], places in the split */

@@ -24,6 +24,7 @@ void hl_resizer_clear(hl_resizer *resizer)
     clear_axis(&resizer->vertical);
     free(resizer->rows);
     free(resizer->sums);
+    free(resizer->premultiplied);
     *resizer = (hl_resizer){0};
 }
 
@@ -95,21 +96,20 @@ static uint8_t round_sum(int32_t sum)
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-static void resize_row(const hl_resize_axis *axis, const uint8_t *in, int64_t first, uint8_t *out,
-                       int64_t count)
+/* One row; inlined for a known number of channels, so that their sums stay in registers. */
+static inline __attribute__((always_inline)) void resize_row(const hl_resize_axis *axis, const uint8_t *in,
+                                                             int64_t first, uint8_t *out, int64_t count,
+                                                             int channels)
 {
     for (int64_t i = 0; i < count; i++) {
         const int32_t *weights = axis->weights + i * axis->taps;
-        const uint8_t *pixel = in + 3 * (axis->start[i] - first);
-        int32_t r = HALF, g = HALF, b = HALF;
-        for (int32_t k = 0; k < axis->count[i]; k++, pixel += 3) {
-            r += pixel[0] * weights[k];
-            g += pixel[1] * weights[k];
-            b += pixel[2] * weights[k];
-        }
-        out[3 * i] = round_sum(r);
-        out[3 * i + 1] = round_sum(g);
-        out[3 * i + 2] = round_sum(b);
+        const uint8_t *pixel = in + channels * (axis->start[i] - first);
+        int32_t sums[4] = {HALF, HALF, HALF, HALF};
+        for (int32_t k = 0; k < axis->count[i]; k++, pixel += channels)
+            for (int c = 0; c < channels; c++)
+                sums[c] += pixel[c] * weights[k];
+        for (int c = 0; c < channels; c++)
+            out[channels * i + c] = round_sum(sums[c]);
     }
 }
 
@@ -142,8 +142,16 @@ static bool vertical_first(hl_view source, int64_t width, int64_t height)
 static void resize_rows(const hl_resize_axis *axis, hl_view in, int64_t first, uint8_t *out,
                         size_t out_stride, int64_t columns)
 {
-    for (int64_t y = 0; y < in.height; y++)
-        resize_row(axis, in.pixels + (size_t)y * in.stride, first, out + (size_t)y * out_stride, columns);
+    for (int64_t y = 0; y < in.height; y++) {
+        const uint8_t *from = in.pixels + (size_t)y * in.stride;
+        uint8_t *to = out + (size_t)y * out_stride;
+        if (in.channels == 3)
+            resize_row(axis, from, first, to, columns, 3);
+        else if (in.channels == 1)
+            resize_row(axis, from, first, to, columns, 1);
+        else
+            resize_row(axis, from, first, to, columns, (int)in.channels);
+    }
 }
 
 static void resize_columns(const hl_resize_axis *axis, hl_view in, int64_t first, int32_t *sums, uint8_t *out,
@@ -152,7 +160,7 @@ static void resize_columns(const hl_resize_axis *axis, hl_view in, int64_t first
     for (int64_t y = 0; y < rows; y++)
         mix_rows(in.pixels + (size_t)(axis->start[y] - first) * in.stride, in.stride,
                  axis->weights + y * axis->taps, axis->count[y], sums, out + (size_t)y * out_stride,
-                 (size_t)in.width * 3);
+                 (size_t)(in.width * in.channels));
 }
 
 static hl_status resize_both(hl_resizer *resizer, hl_view part, int64_t left, int64_t top, bool down_first,
@@ -161,9 +169,10 @@ static hl_status resize_both(hl_resizer *resizer, hl_view part, int64_t left, in
     static const char what[] = "resizing an image";
     hl_resize_axis *across = &resizer->horizontal, *down = &resizer->vertical;
     hl_view between = {.width = down_first ? part.width : window.width,
-                       .height = down_first ? window.height : part.height};
+                       .height = down_first ? window.height : part.height,
+                       .channels = part.channels};
     size_t bytes;
-    between.stride = (size_t)between.width * 3;
+    between.stride = (size_t)(between.width * between.channels);
     if (!hl_size_mul(between.stride, (size_t)between.height, &bytes))
         return hl_fail_nomem(what, between.stride);
     HL_TRY(hl_grow((void **)&resizer->rows, &resizer->row_capacity, bytes, 1, what));
@@ -178,11 +187,50 @@ static hl_status resize_both(hl_resizer *resizer, hl_view part, int64_t left, in
     return HL_OK;
 }
 
+/* Colours times alpha, with Pillow's rounding, in memory of the resizer's. */
+static hl_status premultiply(hl_resizer *resizer, hl_view *part)
+{
+    static const char what[] = "resizing an image";
+    size_t stride = (size_t)part->width * 4, bytes;
+    if (!hl_size_mul(stride, (size_t)part->height, &bytes))
+        return hl_fail_nomem(what, stride);
+    HL_TRY(hl_grow((void **)&resizer->premultiplied, &resizer->premultiplied_capacity, bytes, 1, what));
+    uint8_t *to = resizer->premultiplied;
+    for (int64_t y = 0; y < part->height; y++) {
+        const uint8_t *from = part->pixels + (size_t)y * part->stride;
+        for (int64_t x = 0; x < part->width; x++, from += 4, to += 4) {
+            for (int c = 0; c < 3; c++) {
+                unsigned product = from[c] * (unsigned)from[3] + 128u;
+                to[c] = (uint8_t)(((product >> 8) + product) >> 8);
+            }
+            to[3] = from[3];
+        }
+    }
+    part->pixels = resizer->premultiplied;
+    part->stride = stride;
+    return HL_OK;
+}
+
+/* And back, in place. */
+static void divide_by_alpha(uint8_t *out, size_t out_stride, hl_rect window)
+{
+    for (int64_t y = 0; y < window.height; y++)
+        for (int64_t x = 0; x < window.width; x++) {
+            uint8_t *pixel = out + (size_t)y * out_stride + (size_t)x * 4;
+            unsigned alpha = pixel[3];
+            for (int c = 0; c < 3 && alpha != 0 && alpha != 255; c++) {
+                unsigned value = 255u * pixel[c] / alpha;
+                pixel[c] = (uint8_t)(value > 255 ? 255 : value);
+            }
+        }
+}
+
 hl_status hl_resize(hl_resizer *resizer, hl_view source, hl_filter filter, int64_t width, int64_t height,
                     hl_rect window, uint8_t *out, size_t out_stride)
 {
     hl_resize_axis *across = &resizer->horizontal, *down = &resizer->vertical;
     bool is_across = width != source.width, is_down = height != source.height;
+    size_t channels = (size_t)source.channels;
     /* The part of the source that the window needs. */
     int64_t left = window.x, right = window.x + window.width, top = window.y,
             bottom = window.y + window.height;
@@ -196,21 +244,26 @@ hl_status hl_resize(hl_resizer *resizer, hl_view source, hl_filter filter, int64
         top = down->start[0];
         bottom = down->start[window.height - 1] + down->count[window.height - 1];
         size_t columns = (size_t)(right - left > window.width ? right - left : window.width);
-        HL_TRY(hl_grow((void **)&resizer->sums, &resizer->sum_capacity, columns * 3, sizeof *resizer->sums,
-                       "resizing an image"));
+        HL_TRY(hl_grow((void **)&resizer->sums, &resizer->sum_capacity, columns * channels,
+                       sizeof *resizer->sums, "resizing an image"));
     }
-    hl_view part = {source.pixels + (size_t)top * source.stride + (size_t)left * 3, right - left,
-                    bottom - top, source.stride};
+    hl_view part = {source.pixels + (size_t)top * source.stride + (size_t)left * channels, right - left,
+                    bottom - top, source.stride, source.channels};
+    bool weighted = channels == 4 && (is_across || is_down);
+    if (weighted)
+        HL_TRY(premultiply(resizer, &part));
     if (is_across && is_down)
-        return resize_both(resizer, part, left, top, vertical_first(source, width, height), window, out,
-                           out_stride);
-    if (is_across)
+        HL_TRY(resize_both(resizer, part, left, top, vertical_first(source, width, height), window, out,
+                           out_stride));
+    else if (is_across)
         resize_rows(across, part, left, out, out_stride, window.width);
     else if (is_down)
         resize_columns(down, part, top, resizer->sums, out, out_stride, window.height);
     else
         for (int64_t y = 0; y < window.height; y++)
             memcpy(out + (size_t)y * out_stride, part.pixels + (size_t)y * part.stride,
-                   (size_t)window.width * 3);
+                   (size_t)window.width * channels);
+    if (weighted)
+        divide_by_alpha(out, out_stride, window);
     return HL_OK;
 }

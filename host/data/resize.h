@@ -1,5 +1,5 @@
 /* Resizing with antialias, equal to PIL's Image.resize bit for bit (Pillow's 8-bit fixed-point arithmetic).
- */
+ * As there, colours of four channels (RGBA) are weighted by their alpha. */
 #ifndef HL_DATA_RESIZE_H
 #define HL_DATA_RESIZE_H
 
@@ -10,11 +10,12 @@
 
 typedef enum hl_filter { HL_FILTER_BILINEAR, HL_FILTER_BICUBIC } hl_filter;
 
-/* RGB pixels somewhere in a larger image; rows begin `stride` bytes apart. */
+/* Pixels somewhere in a larger image; rows begin `stride` bytes apart. */
 typedef struct hl_view {
     const uint8_t *pixels;
     int64_t width, height;
     size_t stride;
+    int64_t channels; /* bytes of a pixel: 1, 3, or 4: then the last is alpha */
 } hl_view;
 
 /* A rectangle in pixels. */
@@ -42,9 +43,10 @@ typedef struct hl_resize_axis {
 /* Buffers used again from call to call; all zeros at the start. */
 typedef struct hl_resizer {
     hl_resize_axis horizontal, vertical;
-    uint8_t *rows; /* the part needed, resized along one axis */
-    int32_t *sums; /* one output row before rounding */
-    size_t row_capacity, sum_capacity;
+    uint8_t *rows;          /* the part needed, resized along one axis */
+    int32_t *sums;          /* one output row before rounding */
+    uint8_t *premultiplied; /* the part needed of an RGBA image, colours times alpha */
+    size_t row_capacity, sum_capacity, premultiplied_capacity;
 } hl_resizer;
 
 void hl_resizer_clear(hl_resizer *resizer);

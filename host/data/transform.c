@@ -20,6 +20,11 @@ hl_status hl_transform_check(hl_transform *transform)
     if (transform->resize < 1 || transform->resize > MAX_SIDE)
         return hl_fail(HL_E_ARG, "resize", NULL, "%lld is not between 1 and %d", (long long)transform->resize,
                        MAX_SIDE);
+    if (transform->channels == 0)
+        transform->channels = 3;
+    if (transform->channels != 1 && transform->channels != 3 && transform->channels != 4)
+        return hl_fail(HL_E_ARG, "image channels", "choose 1, 3 or 4", "%lld is not one of them",
+                       (long long)transform->channels);
     if (transform->scale_min == 0 && transform->scale_max == 0) {
         transform->scale_min = 0.35;
         transform->scale_max = 1.0;
@@ -111,25 +116,26 @@ static hl_status resize_and_centre(const hl_transform *transform, hl_resizer *re
     hl_rect window;
     centre(width, transform->crop, &window.x, &x, &window.width);
     centre(height, transform->crop, &window.y, &y, &window.height);
-    size_t stride = (size_t)transform->crop * 3;
+    size_t stride = (size_t)(transform->crop * view.channels);
     if (window.width < transform->crop || window.height < transform->crop)
         memset(out, 0, stride * (size_t)transform->crop);
     return hl_resize(resizer, view, transform->filter, width, height, window,
-                     out + (size_t)y * stride + (size_t)x * 3, stride);
+                     out + (size_t)y * stride + (size_t)(x * view.channels), stride);
 }
 
 hl_status hl_transform_apply(const hl_transform *transform, hl_resizer *resizer, const hl_image *image,
                              uint64_t seed, uint32_t epoch, int64_t index, uint8_t *out, uint8_t *flip)
 {
-    hl_view view = {image->pixels, image->width, image->height, (size_t)image->width * 3};
+    int64_t channels = hl_image_channels(image);
+    hl_view view = {image->pixels, image->width, image->height, (size_t)(image->width * channels), channels};
     *flip = hl_transform_flips(transform, seed, epoch, index);
     if (transform->augment != HL_AUGMENT_STANDARD)
         return resize_and_centre(transform, resizer, view, out);
     hl_rect crop = hl_transform_random_crop(transform, image->width, image->height, seed, epoch, index);
-    view.pixels += (size_t)crop.y * view.stride + (size_t)crop.x * 3;
+    view.pixels += (size_t)crop.y * view.stride + (size_t)(crop.x * channels);
     view.width = crop.width;
     view.height = crop.height;
     int64_t side = transform->crop;
     return hl_resize(resizer, view, transform->filter, side, side, (hl_rect){0, 0, side, side}, out,
-                     (size_t)side * 3);
+                     (size_t)(side * channels));
 }

@@ -18,6 +18,7 @@ typedef struct hl_transform {
     int64_t resize; /* length of the shorter side before the crop */
     int64_t crop;   /* side of the square result */
     hl_filter filter;
+    int64_t channels; /* that images are decoded to: 1 grey, 3 RGB, 4 RGBA; 0: 3 */
     hl_augment augment;
     double scale_min, scale_max; /* part of the area that a random crop covers; both 0: 0.35 and 1 */
     double flip_probability;     /* 0 with an augmentation that flips: 0.5 */
@@ -29,8 +30,8 @@ hl_status hl_transform_check(hl_transform *transform);
 /* True when the pixels are the same in every epoch. */
 bool hl_transform_is_fixed(const hl_transform *transform);
 
-/* Writes [crop, crop, 3] to `out` and whether the image is to be mirrored to `flip`. What is random depends
- * on (seed, epoch, index) and the image's size only. */
+/* Writes [crop, crop, channels of the image] to `out` and whether the image is to be mirrored to `flip`. What
+ * is random depends on (seed, epoch, index) and the image's size only. */
 hl_status hl_transform_apply(const hl_transform *transform, hl_resizer *resizer, const hl_image *image,
                              uint64_t seed, uint32_t epoch, int64_t index, uint8_t *out, uint8_t *flip);
 

@@ -131,6 +131,32 @@ static void absorb(hl_units *units, hl_unit *into, hl_unit *from)
     from->removed = true;
 }
 
+/* A norm behind the sum of two layers: both take its scale, one its mean and shift as well. */
+static bool fold_into_sum(hl_units *units, hl_unit *norm)
+{
+    int k = units->maker[norm->in[0]];
+    hl_unit *sum = k >= 0 && units->uses[norm->in[0]] == 1 ? &units->items[k] : NULL;
+    if (sum == NULL || sum->node->op != HL_OP_ADD || sum->in_count != 2 || sum->in[0] == sum->in[1] ||
+        sum->act != HL_ACT_NONE)
+        return false;
+    hl_unit *sides[2];
+    for (int i = 0; i < 2; i++) {
+        sides[i] = fusable_maker(units, sum->in[i]);
+        if (sides[i] == NULL || !hl_node_has_weight(sides[i]->node) ||
+            hl_weight_expr_is_scaled(&sides[i]->expr))
+            return false;
+    }
+    for (int i = 0; i < 2; i++) {
+        sides[i]->expr.norm_scale = norm->node->norm.scale;
+        sides[i]->expr.norm_var = norm->node->norm.var;
+        sides[i]->expr.eps = norm->node->norm.eps;
+    }
+    sides[0]->expr.norm_shift = norm->node->norm.shift;
+    sides[0]->expr.norm_mean = norm->node->norm.mean;
+    absorb(units, sum, norm);
+    return true;
+}
+
 static void fold_norms(hl_units *units, bool training)
 {
     for (int k = 0; k < units->count; k++) {
@@ -138,7 +164,9 @@ static void fold_norms(hl_units *units, bool training)
         if (unit->removed || (unit->node->op != HL_OP_NORM && unit->node->op != HL_OP_SCALE))
             continue;
         const hl_norm_attr *norm = &unit->node->norm;
-        if (training && (unit->node->batch_statistics || is_trained(norm->scale) || is_trained(norm->shift)))
+        if (training && (unit->node->batch_statistics || is_trained(norm->scale)))
+            continue;
+        if (fold_into_sum(units, unit))
             continue;
         hl_unit *conv = fusable_maker(units, unit->in[0]);
         if (conv == NULL || !hl_node_has_weight(conv->node) || hl_weight_expr_is_scaled(&conv->expr))
@@ -152,6 +180,18 @@ static void fold_norms(hl_units *units, bool training)
     }
 }
 
+/* A third summand, `other`, becomes the residual of the unit that makes `value`, if it is there by then. */
+static bool pass_on(hl_units *units, hl_value value, hl_value other)
+{
+    hl_unit *unit = fusable_maker(units, value);
+    if (unit == NULL || unit->residual != HL_NO_VALUE || units->maker[other] < 0 ||
+        units->maker[other] >= units->maker[value])
+        return false;
+    unit->residual = other;
+    units->needs_grad[value] = units->needs_grad[value] || units->needs_grad[other];
+    return true;
+}
+
 static void fuse_residuals(hl_units *units)
 {
     for (int k = 0; k < units->count; k++) {
@@ -162,9 +202,13 @@ static void fuse_residuals(hl_units *units)
         /* The later of the two makes the sum: by then the other value exists. */
         int at_left = units->maker[add->in[0]], at_right = units->maker[add->in[1]];
         hl_unit *last = at_left > at_right ? left : right;
-        if (last == NULL || last->residual != HL_NO_VALUE)
+        if (last == NULL)
             continue;
-        last->residual = last == left ? add->in[1] : add->in[0];
+        hl_value other = last == left ? add->in[1] : add->in[0];
+        if (last->residual != HL_NO_VALUE && !pass_on(units, last->residual, other))
+            continue;
+        if (last->residual == HL_NO_VALUE)
+            last->residual = other;
         absorb(units, last, add);
     }
 }
@@ -201,6 +245,8 @@ static void choose_projection(hl_units *units, const hl_compile_options *options
         hl_unit *unit = &units->items[k];
         /* Kept sub-function outputs are those of frozen filters; and only the gates' gradient profits from
          * them. */
+        if (!unit->removed && unit->expr.kind == HL_WEIGHT_ROW && options->training)
+            unit->cache = is_trained(unit->expr.gate) || is_trained(unit->expr.offset);
         if (unit->removed || unit->node->op != HL_OP_CONV || unit->expr.kind != HL_WEIGHT_GATED ||
             unit->expr.weight->trained || options->projection == HL_PROJECTION_FOLD)
             continue;

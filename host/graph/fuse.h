@@ -14,7 +14,7 @@ typedef struct hl_unit {
     int in_count;
     hl_value residual; /* added before the activation, or HL_NO_VALUE */
     hl_value out;      /* the value it makes: that of the last node fused into it */
-    bool cache;        /* CONV: gates recombine kept sub-function outputs */
+    bool cache;        /* CONV: gates recombine kept sub-function outputs; or rows' factors the kept output */
     bool removed;      /* fused into another one */
 } hl_unit;
 
@@ -34,12 +34,13 @@ typedef struct hl_units {
  *   1. dropout is removed where it does nothing (not training, or p = 0), stochastic depth also where nothing
  *      in or in front of its branch is trained;
  *   2. nodes the output does not depend on are removed;
- *   3. norms on running statistics whose scale and shift are not trained here are folded into the convolution
- * before; layer scales likewise;
+ *   3. norms on running statistics whose scale is not trained here are folded into the convolution before (a
+ * trained shift is part of its bias), or into both whose sum they follow; layer scales likewise;
  *   4. additions become the residual of the convolution, norm or stochastic depth before them;
  *   5. activations are fused behind convolutions, norms and additions; those whose derivative needs their
  * input stay apart where a gradient will pass;
- *   6. gated convolutions are given their way of computing (fold or cache).
+ *   6. gated convolutions are given their way of computing (fold or cache), and those whose rows have trained
+ * factors theirs (cache: the factors' gradient is that of the output).
  * Memory comes from `arena`. */
 hl_status hl_units_form(const hl_graph *graph, const hl_compile_options *options, hl_arena *arena,
                         hl_units *units);

@@ -183,6 +183,25 @@ void hl_graph_insert_after(hl_graph *g, hl_value value)
             g->cursor = i + 1;
 }
 
+void hl_graph_remove_node(hl_graph *g, hl_value value)
+{
+    hl_value instead = g->nodes[value]->in[0];
+    size_t kept = 0;
+    hl_graph_redirect(g, value, instead, (hl_value)g->node_count);
+    for (size_t k = 0; k < g->node_count; k++)
+        if (g->order[k] != value)
+            g->order[kept++] = g->order[k] - (g->order[k] > value);
+    memmove(g->nodes + value, g->nodes + value + 1, (g->node_count - (size_t)value - 1) * sizeof *g->nodes);
+    g->cursor = --g->node_count;
+    for (size_t v = 0; v < g->node_count; v++) {
+        g->nodes[v]->id = (hl_value)v;
+        for (int i = 0; i < g->nodes[v]->in_count; i++)
+            g->nodes[v]->in[i] -= g->nodes[v]->in[i] > value;
+    }
+    g->output -= g->output > value;
+    g->input -= g->input > value;
+}
+
 void hl_graph_redirect(hl_graph *g, hl_value old, hl_value replacement, hl_value first_new)
 {
     if (g->status == HL_OK) {

@@ -22,7 +22,7 @@ typedef enum hl_op {
     HL_OP_LINEAR,     /* over channels, at every position */
     HL_OP_NORM,       /* batch normalisation */
     HL_OP_LAYER_NORM, /* over the channels of each position */
-    HL_OP_SCALE,      /* a factor for each channel */
+    HL_OP_SCALE,      /* a factor, perhaps a shift, for each channel */
     HL_OP_ACT,
     HL_OP_POOL,
     HL_OP_GLOBAL_POOL,
@@ -48,7 +48,7 @@ typedef struct hl_node {
     hl_window window; /* also POOL */
     int64_t groups;
     hl_weight_expr expr; /* without a folded norm; that is a decision of compilation */
-    /* NORM, LAYER_NORM, SCALE (its `scale` alone); also act of ACT */
+    /* NORM, LAYER_NORM, SCALE (its `scale`, and `shift` where it has one); also act of ACT */
     hl_norm_attr norm;
     bool batch_statistics; /* training normalises with the batch and moves the running statistics */
     hl_act act;
@@ -73,7 +73,13 @@ typedef struct hl_graph {
     hl_value input, output; /* output: the logits */
     float drop_path;        /* stochastic depth of a branch with depth 1 */
     int drop_path_branches; /* whose depth is not 0 */
-    hl_status status;       /* the sticky error */
+    /* In training, a penalty on what the head reads: eta times the sum of the `smallest` smallest squared
+     * singular values of the batch's features (SPECTRAL_GRAD). smallest 0: none. */
+    struct {
+        int smallest;
+        float eta;
+    } spectral;
+    hl_status status; /* the sticky error */
     char error[512];
     /* Set by placing (params.h): trained values, gradients, contiguous. */
     struct hl_placement *placement;
@@ -119,6 +125,9 @@ hl_value hl_graph_norm(hl_graph *graph, const char *name, hl_value x, float eps,
 hl_value hl_graph_layer_norm(hl_graph *graph, const char *name, hl_value x, float eps);
 /* x times one factor a channel; `name` is that of the parameter, whose shape is [C, 1, 1]. */
 hl_value hl_graph_scale(hl_graph *graph, const char *name, hl_value x);
+/* The same with a shift: scale x + shift, parameters NAME.scale and NAME.shift [C], the identity at first.
+ * For methods: they are HL_PARAM_ADAPTER. */
+hl_value hl_graph_affine(hl_graph *graph, const char *name, hl_value x);
 hl_value hl_graph_act(hl_graph *graph, const char *name, hl_value x, hl_act act);
 typedef struct hl_pool_spec {
     bool max;
@@ -164,6 +173,10 @@ void hl_graph_insert_after(hl_graph *graph, hl_value value);
 /* ... and then every node outside [first_new, node_count) that read `old` reads `replacement`. Also ends
  * insertion. */
 void hl_graph_redirect(hl_graph *graph, hl_value old, hl_value replacement, hl_value first_new);
+
+/* Takes a node out: what read it reads its first input. Its parameters stay. Values made later are
+ * renumbered. */
+void hl_graph_remove_node(hl_graph *graph, hl_value value);
 
 /* The node of a value. */
 static inline hl_node *hl_graph_node(const hl_graph *graph, hl_value value)

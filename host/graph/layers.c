@@ -170,6 +170,19 @@ hl_value hl_graph_scale(hl_graph *g, const char *name, hl_value x)
     return node->id;
 }
 
+hl_value hl_graph_affine(hl_graph *g, const char *name, hl_value x)
+{
+    hl_node *node = hl_graph_add_node(g, HL_OP_SCALE, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    const int64_t shape[1] = {node->shape.c};
+    node->norm.scale = hl_graph_layer_param(g, node, "scale", HL_PARAM_ADAPTER, 1, shape);
+    node->norm.shift = hl_graph_layer_param(g, node, "shift", HL_PARAM_ADAPTER, 1, shape);
+    for (int64_t c = 0; node->norm.scale != NULL && c < shape[0]; c++)
+        node->norm.scale->host[c] = 1.0f;
+    return node->norm.shift != NULL ? node->id : HL_NO_VALUE;
+}
+
 hl_value hl_graph_act(hl_graph *g, const char *name, hl_value x, hl_act act)
 {
     hl_node *node = hl_graph_add_node(g, HL_OP_ACT, name, &x, 1);

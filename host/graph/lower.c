@@ -68,9 +68,9 @@ hl_conv_attr hl_unit_conv_attr(const hl_code *code, const hl_unit *unit)
                           .expr = &unit->expr};
 }
 
-hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr)
+hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr, bool changes)
 {
-    hl_step_list *list = hl_weight_expr_is_dynamic(expr) ? &code->refresh : &code->once;
+    hl_step_list *list = changes ? &code->refresh : &code->once;
     hl_step *fold = hl_code_step(code, list, HL_STEP_FOLD, unit->node->name, 0, 3);
     if (fold != NULL) {
         fold->conv = hl_unit_conv_attr(code, unit);
@@ -79,8 +79,23 @@ hl_step *hl_code_fold(hl_code *code, const hl_unit *unit, const hl_weight_expr *
     return fold;
 }
 
+hl_step *hl_code_fold_both(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr, hl_tensor *weights,
+                           hl_tensor *bias)
+{
+    bool dynamic = hl_weight_expr_is_dynamic(expr), changes = hl_weight_expr_changes_weight(expr);
+    hl_step *fold = hl_code_fold(code, unit, expr, changes);
+    hl_step *of_bias = fold;
+    if (bias != NULL && dynamic && !changes)
+        of_bias = hl_code_fold(code, unit, expr, true);
+    if (fold == NULL || of_bias == NULL)
+        return NULL;
+    fold->out[0] = weights;
+    of_bias->out[2] = bias;
+    return fold;
+}
+
 /* A node's shape for the whole batch. */
-static hl_shape batch_shape(const hl_code *code, hl_value value)
+hl_shape hl_code_shape(const hl_code *code, hl_value value)
 {
     hl_shape s = code->units.graph->nodes[value]->shape;
     s.n = code->options->batch;
@@ -102,7 +117,7 @@ static hl_status take_features(hl_code *code)
     const hl_frontier *f = &code->units.frontier;
     for (int i = 0; i < f->count; i++) {
         hl_value v = f->values[i];
-        code->value[v] = hl_code_tensor(code, code->units.graph->nodes[v]->name, batch_shape(code, v),
+        code->value[v] = hl_code_tensor(code, code->units.graph->nodes[v]->name, hl_code_shape(code, v),
                                         code->options->elem, HL_PLACE_PERSISTENT);
         if (code->value[v] == NULL)
             return HL_E_NOMEM;
@@ -111,91 +126,50 @@ static hl_status take_features(hl_code *code)
 }
 
 /* The tensor of the value that `unit` makes. The logits stay f32, whatever the precision. */
-static hl_tensor *output_tensor(hl_code *code, const hl_unit *unit)
+hl_tensor *hl_code_output(hl_code *code, const hl_unit *unit)
 {
     bool logits = unit->out == code->units.output;
     hl_place place = logits || code->options->keep_all || is_frontier(code, unit->out) ? HL_PLACE_PERSISTENT
                                                                                        : HL_PLACE_ARENA;
-    hl_tensor *t = hl_code_tensor(code, unit->node->name, batch_shape(code, unit->out),
+    hl_tensor *t = hl_code_tensor(code, unit->node->name, hl_code_shape(code, unit->out),
                                   logits ? HL_ELEM_F32 : code->options->elem, place);
     code->value[unit->out] = t;
     return t;
 }
 
-static hl_tensor *bias_tensor(hl_code *code, const hl_unit *unit)
+hl_tensor *hl_code_bias(hl_code *code, const hl_unit *unit, const hl_weight_expr *expr)
 {
-    if (!hl_weight_expr_has_bias(&unit->expr))
+    if (!hl_weight_expr_has_bias(expr))
         return NULL;
     bool logits = unit->out == code->units.output;
-    return hl_code_tensor(code, unit->node->name, (hl_shape){1, 1, 1, unit->expr.weight->shape[0]},
+    return hl_code_tensor(code, unit->node->name, (hl_shape){1, 1, 1, expr->weight->shape[0]},
                           code->backend->bias_as_output && !logits ? code->options->elem : HL_ELEM_F32,
                           HL_PLACE_PERSISTENT);
 }
 
-static hl_tensor *value_of(const hl_code *code, hl_value value)
+hl_tensor *hl_code_value(const hl_code *code, hl_value value)
 {
     return value == HL_NO_VALUE ? NULL : code->value[value];
 }
 
 static hl_status lower_folded_conv(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
 {
-    hl_step *fold = hl_code_fold(code, unit, &unit->expr);
     hl_step *conv = hl_code_step(code, &code->forward, HL_STEP_CONV, unit->node->name, 4, 1);
     hl_tensor *weights = hl_code_opaque(code, unit->node->name, code->options->elem, HL_PLACE_PERSISTENT);
-    hl_tensor *bias = bias_tensor(code, unit), *y = output_tensor(code, unit);
-    if (fold == NULL || conv == NULL || weights == NULL || y == NULL ||
+    hl_tensor *bias = hl_code_bias(code, unit, &unit->expr), *y = hl_code_output(code, unit);
+    if (conv == NULL || weights == NULL || y == NULL ||
         (bias == NULL && hl_weight_expr_has_bias(&unit->expr)))
         return HL_E_NOMEM;
-    fold->out[0] = weights;
-    fold->out[2] = bias;
-    kept->fold = fold;
+    kept->fold = hl_code_fold_both(code, unit, &unit->expr, weights, bias);
+    if (kept->fold == NULL)
+        return HL_E_NOMEM;
     conv->conv = hl_unit_conv_attr(code, unit);
     conv->conv.act = unit->act;
-    conv->in[0] = value_of(code, unit->in[0]);
+    conv->in[0] = hl_code_value(code, unit->in[0]);
     conv->in[1] = weights;
     conv->in[2] = bias;
-    conv->in[3] = value_of(code, unit->residual);
+    conv->in[3] = hl_code_value(code, unit->residual);
     conv->out[0] = y;
-    return HL_OK;
-}
-
-static hl_status lower_cached_conv(hl_code *code, const hl_unit *unit, hl_unit_tensors *kept)
-{
-    const hl_node *node = unit->node;
-    hl_weight_expr *frozen = hl_arena_take(code->arena, sizeof *frozen);
-    if (frozen == NULL)
-        return HL_E_NOMEM;
-    *frozen = unit->expr;
-    frozen->kind = HL_WEIGHT_PLAIN;
-    frozen->gate = NULL;
-    hl_step *fold = hl_code_fold(code, unit, frozen);
-    hl_step *conv = hl_code_step(code, &code->forward, HL_STEP_CONV, node->name, 4, 1);
-    hl_step *recombine = hl_code_step(code, &code->forward, HL_STEP_RECOMBINE, node->name, 3, 1);
-    hl_tensor *weights = hl_code_opaque(code, node->name, code->options->elem, HL_PLACE_PERSISTENT),
-              *bias = bias_tensor(code, unit);
-    hl_shape shape = batch_shape(code, unit->out);
-    shape.c = node->expr.weight->shape[1] * node->groups * (node->expr.weight->shape[0] / node->groups);
-    hl_tensor *s = hl_code_tensor(code, node->name, shape, code->options->elem, HL_PLACE_ARENA);
-    hl_tensor *y = output_tensor(code, unit);
-    if (!fold || !conv || !recombine || !weights || !s || !y ||
-        (bias == NULL && hl_weight_expr_has_bias(&unit->expr)))
-        return HL_E_NOMEM;
-    fold->conv.subfunction = true;
-    fold->out[0] = weights;
-    fold->out[2] = bias;
-    conv->conv = hl_unit_conv_attr(code, unit);
-    conv->conv.expr = frozen;
-    conv->conv.subfunction = true;
-    conv->in[0] = value_of(code, unit->in[0]);
-    conv->in[1] = weights;
-    conv->out[0] = s;
-    recombine->conv = hl_unit_conv_attr(code, unit);
-    recombine->conv.act = unit->act;
-    recombine->in[0] = s;
-    recombine->in[1] = bias;
-    recombine->in[2] = value_of(code, unit->residual);
-    recombine->out[0] = y;
-    kept->subfunctions = s;
     return HL_OK;
 }
 
@@ -208,9 +182,9 @@ static hl_status lower_norm(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return HL_E_NOMEM;
     step->norm = unit->node->norm;
     step->norm.act = unit->act;
-    step->in[0] = value_of(code, unit->in[0]);
-    step->in[1] = value_of(code, unit->residual);
-    step->out[0] = output_tensor(code, unit);
+    step->in[0] = hl_code_value(code, unit->in[0]);
+    step->in[1] = hl_code_value(code, unit->residual);
+    step->out[0] = hl_code_output(code, unit);
     if (batch) {
         hl_shape vector = {1, 1, 1, unit->node->shape.c};
         step->out[1] = kept->mean =
@@ -229,8 +203,8 @@ static hl_status lower_layer_norm(hl_code *code, const hl_unit *unit)
     if (step == NULL)
         return HL_E_NOMEM;
     step->norm = unit->node->norm;
-    step->in[0] = value_of(code, unit->in[0]);
-    step->out[0] = output_tensor(code, unit);
+    step->in[0] = hl_code_value(code, unit->in[0]);
+    step->out[0] = hl_code_output(code, unit);
     return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
@@ -241,16 +215,16 @@ static hl_status lower_drop_path(hl_code *code, const hl_unit *unit)
         return HL_E_NOMEM;
     step->dropout.p = unit->node->drop;
     step->dropout.id = (uint32_t)unit->node->id;
-    step->in[0] = value_of(code, unit->in[0]);
-    step->in[1] = value_of(code, unit->residual);
-    step->out[0] = output_tensor(code, unit);
+    step->in[0] = hl_code_value(code, unit->in[0]);
+    step->in[1] = hl_code_value(code, unit->residual);
+    step->out[0] = hl_code_output(code, unit);
     return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
 static hl_status lower_input(hl_code *code, const hl_unit *unit)
 {
     const hl_compile_options *o = code->options;
-    hl_shape shape = batch_shape(code, unit->out), per_sample = {shape.n, 1, 1, 1};
+    hl_shape shape = hl_code_shape(code, unit->out), per_sample = {shape.n, 1, 1, 1};
     hl_step *step = hl_code_step(code, &code->forward, HL_STEP_INPUT, "input", 3, 1);
     code->images =
         hl_code_tensor(code, "images", shape, o->raw_input ? HL_ELEM_F32 : HL_ELEM_U8, HL_PLACE_PERSISTENT);
@@ -259,7 +233,7 @@ static hl_status lower_input(hl_code *code, const hl_unit *unit)
     if (o->mix)
         code->mixes = hl_code_tensor(code, "mixes", (hl_shape){shape.n, 1, 1, (int64_t)sizeof(hl_mix)},
                                      HL_ELEM_U8, HL_PLACE_PERSISTENT);
-    hl_tensor *y = output_tensor(code, unit);
+    hl_tensor *y = hl_code_output(code, unit);
     if (step == NULL || code->images == NULL || (!o->raw_input && code->flips == NULL) ||
         (o->mix && code->mixes == NULL) || y == NULL)
         return HL_E_NOMEM;
@@ -281,12 +255,12 @@ static hl_status lower_pool(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return HL_E_NOMEM;
     step->pool =
         (hl_pool_attr){.window = node->window, .max = node->pool_max, .count_padding = node->count_padding};
-    step->in[0] = value_of(code, unit->in[0]);
-    step->out[0] = output_tensor(code, unit);
+    step->in[0] = hl_code_value(code, unit->in[0]);
+    step->out[0] = hl_code_output(code, unit);
     if (node->pool_max && code->options->training && code->units.needs_grad[unit->in[0]]) {
         hl_elem elem = node->window.kh * node->window.kw <= 256 ? HL_ELEM_U8 : HL_ELEM_I32;
         step->out[1] = kept->index =
-            hl_code_tensor(code, node->name, batch_shape(code, unit->out), elem, HL_PLACE_ARENA);
+            hl_code_tensor(code, node->name, hl_code_shape(code, unit->out), elem, HL_PLACE_ARENA);
         if (kept->index == NULL)
             return HL_E_NOMEM;
     }
@@ -307,8 +281,8 @@ static hl_status lower_simple(hl_code *code, const hl_unit *unit, hl_step_kind k
         step->act.act = unit->act;
     }
     for (int i = 0; i < unit->in_count; i++)
-        step->in[i] = value_of(code, unit->in[i]);
-    step->out[0] = output_tensor(code, unit);
+        step->in[i] = hl_code_value(code, unit->in[i]);
+    step->out[0] = hl_code_output(code, unit);
     return step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
@@ -321,8 +295,8 @@ static hl_status lower_half(hl_code *code, const hl_unit *unit)
         return HL_E_NOMEM;
     widths[0] = widths[1] = unit->node->shape.c;
     step->concat.widths = widths;
-    step->in[0] = value_of(code, unit->in[0]);
-    step->out[unit->node->half] = output_tensor(code, unit);
+    step->in[0] = hl_code_value(code, unit->in[0]);
+    step->out[unit->node->half] = hl_code_output(code, unit);
     return step->out[unit->node->half] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
@@ -333,8 +307,8 @@ static hl_status lower_interleave(hl_code *code, const hl_unit *unit)
     if (step == NULL)
         return HL_E_NOMEM;
     for (int i = 0; i < 2; i++)
-        step->in[i] = hl_code_view(code, value_of(code, unit->in[i]), 1);
-    step->out[0] = hl_code_view(code, output_tensor(code, unit), 2);
+        step->in[i] = hl_code_view(code, hl_code_value(code, unit->in[i]), 1);
+    step->out[0] = hl_code_view(code, hl_code_output(code, unit), 2);
     return step->in[0] == NULL || step->in[1] == NULL || step->out[0] == NULL ? HL_E_NOMEM : HL_OK;
 }
 
@@ -345,7 +319,7 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return lower_input(code, unit);
     case HL_OP_CONV:
     case HL_OP_LINEAR:
-        return unit->cache ? lower_cached_conv(code, unit, kept) : lower_folded_conv(code, unit, kept);
+        return unit->cache ? hl_lower_cached(code, unit, kept) : lower_folded_conv(code, unit, kept);
     case HL_OP_NORM:
     case HL_OP_SCALE:
         return lower_norm(code, unit, kept);

@@ -139,7 +139,7 @@ static hl_status conv_weight_gradients(backward *b, const hl_unit *unit, hl_tens
         step->conv = hl_unit_conv_attr(b->code, unit);
         step->in[0] = dz;
     }
-    if (!hl_weight_expr_trains_weight(&unit->expr) || unit->cache)
+    if (unit->cache ? !unit->expr.weight->trained : !hl_weight_expr_trains_weight(&unit->expr))
         return HL_OK;
     hl_step *weight = backward_step(b, unit, HL_STEP_CONV_WEIGHT, 2, 1);
     hl_step *grad = backward_step(b, unit, HL_STEP_WEIGHT_GRAD, 1, 0);
@@ -160,7 +160,7 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     if (dx == NULL)
         return HL_OK;
     if (kept->fold == NULL)
-        kept->fold = hl_code_fold(b->code, unit, &unit->expr);
+        kept->fold = hl_code_fold(b->code, unit, &unit->expr, hl_weight_expr_changes_weight(&unit->expr));
     hl_step *step = backward_step(b, unit, HL_STEP_CONV_DATA, 4, 1);
     hl_tensor *weights = kept->fold != NULL && b->code->backend->one_packing ? kept->fold->out[0] : NULL;
     if (weights == NULL)
@@ -177,6 +177,24 @@ static hl_status conv_data_gradient(backward *b, const hl_unit *unit, hl_unit_te
     return HL_OK;
 }
 
+/* The penalty's part of the gradient of the head's input, beside that of the loss. */
+static hl_status spectral_gradient(backward *b, const hl_unit *unit)
+{
+    const hl_graph *graph = b->code->units.graph;
+    hl_tensor *dx;
+    if (!unit->node->head || graph->spectral.smallest == 0 || !wants_gradient(b, unit->in[0]))
+        return HL_OK;
+    hl_step *step = backward_step(b, unit, HL_STEP_SPECTRAL_GRAD, 1, 1);
+    if (step == NULL)
+        return HL_E_NOMEM;
+    HL_TRY(new_gradient(b, unit->in[0], &dx));
+    step->spectral.eta = graph->spectral.eta;
+    step->spectral.smallest = graph->spectral.smallest;
+    step->in[0] = b->code->value[unit->in[0]];
+    step->out[0] = dx;
+    return HL_OK;
+}
+
 static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors *kept)
 {
     hl_tensor *dz;
@@ -187,6 +205,7 @@ static hl_status conv_backward(backward *b, const hl_unit *unit, hl_unit_tensors
     if (wants_gradient(b, unit->residual))
         HL_TRY(arrive(b, unit->residual, dz));
     HL_TRY(conv_weight_gradients(b, unit, dz));
+    HL_TRY(spectral_gradient(b, unit));
     return conv_data_gradient(b, unit, kept, dz);
 }
 

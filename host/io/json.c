@@ -47,6 +47,20 @@ json_t *hl_json_real(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+hl_status hl_json_class_names(const char *const *names, int64_t count, char **text)
+{
+    json_t *list = json_array();
+    bool whole = list != NULL;
+    for (int64_t i = 0; whole && i < count; i++) {
+        json_t *name = json_string(names[i]);
+        whole =
+            json_array_append_new(list, name != NULL ? name : json_sprintf("class %lld", (long long)i)) == 0;
+    }
+    *text = whole ? json_dumps(list, JSON_COMPACT) : NULL;
+    json_decref(list);
+    return *text != NULL ? HL_OK : hl_fail_nomem("class names", 0);
+}
+
 /* Cuts what follows the last newline. */
 static hl_status drop_partial_line(int fd, const char *path)
 {

@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/error.h"
 
@@ -17,6 +18,10 @@ hl_status hl_json_write(const char *path, const json_t *document);
 
 /* A number; null where JSON has none for it (NaN and infinities). NULL only when memory is out. */
 json_t *hl_json_real(double value);
+
+/* Class names as the text of an array; one that is not UTF-8, which cannot stand in JSON, becomes "class N".
+ * The caller frees the text. */
+hl_status hl_json_class_names(const char *const *names, int64_t count, char **text);
 
 /* A log of one object a line. */
 typedef struct hl_json_lines hl_json_lines;

@@ -47,13 +47,14 @@ static void end_node(hl_onnx_writer *w)
 
 void hl_onnx_put_port(hl_onnx_writer *w, bool output, const char *name, int ndim, const int64_t *dims)
 {
+    static const char *const symbols[] = {"N", "H", "W", "out_h", "out_w"};
     hl_pb_buffer shape = {0}, tensor = {0}, type = {0}, port = {0};
     for (int i = 0; i < ndim; i++) {
         hl_pb_buffer dim = {0};
         if (dims[i] >= 0)
             hl_pb_put_varint(&dim, 1, (uint64_t)dims[i]);
         else
-            hl_pb_put_text(&dim, 2, "N");
+            hl_pb_put_text(&dim, 2, symbols[-dims[i] - 1]);
         hl_pb_put_message(&shape, 1, &dim);
     }
     hl_pb_put_varint(&tensor, 1, 1); /* float32 */

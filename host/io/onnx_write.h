@@ -21,7 +21,8 @@ typedef struct hl_onnx_writer hl_onnx_writer;
 hl_status hl_onnx_writer_create(hl_onnx_writer **writer);
 void hl_onnx_writer_destroy(hl_onnx_writer *writer); /* NULL is fine */
 
-/* A float32 input or output of the graph; a dimension of -1 is the symbolic "N". */
+/* A float32 input or output of the graph. Dimensions below zero are symbolic: -1 "N", -2 "H", -3 "W", -4
+ * "out_h", -5 "out_w". */
 void hl_onnx_put_port(hl_onnx_writer *writer, bool output, const char *name, int ndim, const int64_t *dims);
 
 /* A node; attributes that follow are its own. */

@@ -2,7 +2,7 @@
  * them too. */
 #include "method/method.h"
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
+hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
     (void)method;
     (void)seed;
@@ -19,5 +19,5 @@ const hl_method_info hl_method_full = {
     .norm = HL_NORM_FULL,
     .lr_adam = 1e-3,
     .lr_sgd = 1e-2,
-    .apply = apply,
+    .apply = hl_method_train_all,
 };

@@ -20,11 +20,26 @@ static bool in_scope(const hl_node *node, const char *scope)
     return fnmatch(scope, node->name, 0) == 0;
 }
 
+/* `scopes`: one, or several joined by '+'. Names of layers have no '+'. */
+static bool in_scopes(const hl_node *node, const char *scopes)
+{
+    for (;; scopes++) {
+        char scope[HL_METHOD_VALUE_SIZE];
+        size_t length = strcspn(scopes, "+");
+        snprintf(scope, sizeof scope, "%.*s", (int)length, scopes);
+        if (in_scope(node, scope))
+            return true;
+        scopes += length;
+        if (*scopes == '\0')
+            return false;
+    }
+}
+
 static bool is_chosen(const hl_graph *graph, const hl_node *node, const char *scope, bool linear,
                       bool spatial)
 {
     bool candidate = node->op == HL_OP_CONV || (node->op == HL_OP_LINEAR && linear);
-    if (!candidate || node->head || !in_scope(node, scope))
+    if (!candidate || node->head || !in_scopes(node, scope))
         return false;
     return !spatial || (hl_is_spatial(node) && node->in[0] != graph->input);
 }
@@ -46,9 +61,11 @@ hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t se
         return HL_OK;
     char subject[64];
     snprintf(subject, sizeof subject, "--method %.40s", method->info->name);
-    return hl_fail(HL_E_ARG, subject,
-                   "scope is all, spatial, dense, or a pattern of layer names (`heirloom inspect`)",
-                   "scope=%s matches no layer%s", scope, spatial ? " with a kernel larger than 1x1" : "");
+    return hl_fail(
+        HL_E_ARG, subject,
+        "scope is all, spatial, dense, patterns of layer names (`heirloom inspect`), or several of these "
+        "joined by +",
+        "scope=%s matches no layer%s", scope, spatial ? " with a kernel larger than 1x1" : "");
 }
 
 hl_weight_matrix hl_weight_as_matrix(const hl_node *node)

@@ -9,9 +9,8 @@
 #define HL_OPTION_SCOPE                                                                                      \
     {                                                                                                        \
         "scope", HL_OPTION_TEXT, "all",                                                                      \
-            "which convolutions: all, spatial (kernels larger than 1x1), dense (all but depthwise), or a "   \
-            "pattern "                                                                                       \
-            "of layer names",                                                                                \
+            "which convolutions: all, spatial (kernels larger than 1x1), dense (all but depthwise), a "      \
+            "pattern of layer names, or several of these joined by +",                                       \
             0, 0                                                                                             \
     }
 #define HL_OPTION_LINEAR                                                                                     \

@@ -5,10 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const hl_method_info *const methods[] = {&hl_method_projection, &hl_method_linear, &hl_method_full,
-                                                &hl_method_norm,       &hl_method_lora,   &hl_method_dora,
-                                                &hl_method_loha,       &hl_method_lokr,   &hl_method_convlora,
-                                                &hl_method_piggyback,  &hl_method_atoms};
+#include "method/merge.h"
+
+static const hl_method_info *const methods[] = {
+    &hl_method_projection, &hl_method_linear,       &hl_method_full,
+    &hl_method_norm,       &hl_method_partial,      &hl_method_bitfit,
+    &hl_method_ia3,        &hl_method_ssf,          &hl_method_lora,
+    &hl_method_dora,       &hl_method_loha,         &hl_method_lokr,
+    &hl_method_convlora,   &hl_method_conv_adapter, &hl_method_residual_adapter,
+    &hl_method_repadapter, &hl_method_piggyback,    &hl_method_atoms,
+    &hl_method_l2sp,       &hl_method_bss,
+};
 
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -194,6 +201,20 @@ hl_status hl_method_apply(hl_graph *graph, const hl_method *method, hl_norm_mode
     return graph->status == HL_OK ? HL_OK : hl_fail_text(graph->status, graph->error);
 }
 
+/* The bias of a layer whose outputs have factors and offsets. */
+static hl_status merge_bias(hl_graph *graph, hl_node *node)
+{
+    hl_weight_expr *e = &node->expr;
+    for (int64_t o = 0; e->kind == HL_WEIGHT_ROW && e->bias != NULL && o < e->bias->count; o++)
+        e->bias->host[o] *= 1.0f + e->gate->host[o];
+    if (e->offset == NULL)
+        return HL_OK;
+    HL_TRY(hl_merge_constant(graph, node, e->offset->host));
+    hl_graph_remove_param(graph, e->offset);
+    e->offset = NULL;
+    return HL_OK;
+}
+
 hl_status hl_method_merge(hl_graph *graph)
 {
     if (graph->placement != NULL)
@@ -207,6 +228,7 @@ hl_status hl_method_merge(hl_graph *graph)
         hl_weight_expr_merge(e, merged);
         memcpy(e->weight->host, merged, (size_t)e->weight->count * sizeof *merged);
         free(merged);
+        HL_TRY(merge_bias(graph, graph->nodes[v]));
         hl_param *own[HL_EXPR_PARAMS];
         for (int i = hl_weight_expr_params(e, own); i-- > 0;)
             hl_graph_remove_param(graph, own[i]);
@@ -214,5 +236,5 @@ hl_status hl_method_merge(hl_graph *graph)
         e->change = NULL;
         e->kind = HL_WEIGHT_PLAIN;
     }
-    return HL_OK;
+    return hl_merge_insertions(graph);
 }

@@ -37,6 +37,7 @@ struct hl_method_info {
     hl_norm_mode norm;                               /* default */
     double lr_adam;                                  /* default learning rate for Adam and AdamW */
     double lr_sgd;                                   /* ... and for SGD with momentum 0.9 */
+    bool no_weight_decay;                            /* by default: it has a penalty of its own */
     hl_method_option options[HL_METHOD_MAX_OPTIONS]; /* ends with key NULL or at the size */
     /* Marks what is trained (the head is already) and rewrites layers. */
     hl_status (*apply)(hl_graph *graph, const hl_method *method, uint64_t seed);
@@ -66,12 +67,28 @@ hl_status hl_method_apply(hl_graph *graph, const hl_method *method, hl_norm_mode
 /* "frozen", "affine", "update", "full". */
 const char *hl_norm_mode_name(hl_norm_mode mode);
 
-/* Multiplies every weight expression out: weight <- f(weight); gates are gone afterwards, the function is the
- * same. Before placement. */
+/* Multiplies every weight expression out: weight <- f(weight), and takes layers that the method has inserted
+ * into those beside them where that is exact; gates, factors and such layers are gone afterwards, the
+ * function is the same. Layers that cannot be taken in stay, and their parameters are HL_PARAM_ADAPTER still.
+ * Before placement. */
 hl_status hl_method_merge(hl_graph *graph);
 
-extern const hl_method_info hl_method_linear, hl_method_full, hl_method_norm, hl_method_projection;
-extern const hl_method_info hl_method_lora, hl_method_dora, hl_method_loha, hl_method_lokr,
-    hl_method_convlora, hl_method_piggyback, hl_method_atoms;
+/* Weight decay where nothing else is asked for. */
+static inline double hl_method_weight_decay(const hl_method_info *info)
+{
+    return info->no_weight_decay ? 0.0 : 1e-4;
+}
+
+/* Is the head fitted in one go (linear:solver=lbfgs) instead of by optimizer steps? */
+bool hl_method_fits_head(const hl_method *method);
+
+/* Marks every weight and bias as trained, and may be a method's `apply`: full, and those that add a penalty.
+ */
+hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed);
+
+extern const hl_method_info hl_method_projection, hl_method_linear, hl_method_full, hl_method_norm,
+    hl_method_partial, hl_method_bitfit, hl_method_ia3, hl_method_ssf, hl_method_lora, hl_method_dora,
+    hl_method_loha, hl_method_lokr, hl_method_convlora, hl_method_conv_adapter, hl_method_residual_adapter,
+    hl_method_repadapter, hl_method_piggyback, hl_method_atoms, hl_method_l2sp, hl_method_bss;
 
 #endif

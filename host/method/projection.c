@@ -75,6 +75,9 @@ const hl_method_info hl_method_projection = {
                  "gates are 1 + U V of this rank, always folded; 0: each gate is trained", 0, 1024},
                 {"gate-lr", HL_OPTION_NUMBER, "0", "learning rate of the gates; 0: --lr", 0, 100},
                 {"init-noise", HL_OPTION_NUMBER, "0", "gates start at 1 + normal(0, init-noise)", 0, 10},
-                {"l1", HL_OPTION_NUMBER, "0", "penalty on |gate|, which prunes contributions", 0, 1000}},
+                {"l1", HL_OPTION_NUMBER, "0",
+                 "penalty l1 * |a| on every gate a (not on |a - 1|: weight decay pulls towards 1), which "
+                 "prunes contributions",
+                 0, 1000}},
     .apply = apply,
 };

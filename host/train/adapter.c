@@ -1,11 +1,12 @@
 /* Adapter files: a safetensors file with what the method trained, and, as its metadata, all that is needed to
  * find and rebuild the network it belongs to. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/numbers.h"
 #include "graph/params.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "train/model.h"
 
@@ -18,27 +19,18 @@ static hl_status set_number(hl_tensor_map *map, const char *key, long long value
     return hl_tensor_map_set_meta(map, key, text);
 }
 
-static hl_status set_triple(hl_tensor_map *map, const char *key, const float v[3])
+static hl_status set_values(hl_tensor_map *map, const char *key, const float *values, int64_t count)
 {
-    char text[64];
-    snprintf(text, sizeof text, "%.9g %.9g %.9g", (double)v[0], (double)v[1], (double)v[2]);
-    return hl_tensor_map_set_meta(map, key, text);
+    char text[HL_NUMBERS_SIZE];
+    return hl_tensor_map_set_meta(map, key, hl_numbers_text(values, count, ' ', text, sizeof text));
 }
 
 static hl_status set_class_names(hl_tensor_map *map, const hl_model *m)
 {
     if (m->class_names == NULL)
         return HL_OK;
-    json_t *names = json_array();
-    for (int64_t i = 0; i < m->classes; i++) {
-        /* A name that is not UTF-8 cannot stand in JSON. */
-        json_t *name = json_string(m->class_names[i]);
-        json_array_append_new(names, name != NULL ? name : json_sprintf("class %lld", (long long)i));
-    }
-    char *text = json_dumps(names, JSON_COMPACT);
-    json_decref(names);
-    if (text == NULL)
-        return hl_fail_nomem("class names", 0);
+    char *text;
+    HL_TRY(hl_json_class_names((const char *const *)m->class_names, m->classes, &text));
     hl_status status = hl_tensor_map_set_meta(map, "class_names", text);
     free(text);
     return status;
@@ -64,8 +56,9 @@ static hl_status set_metadata(hl_tensor_map *map, const hl_model *m)
     HL_TRY(set_number(map, "image_size", p->size));
     HL_TRY(set_number(map, "resize", p->resize));
     HL_TRY(hl_tensor_map_set_meta(map, "interpolation", p->bicubic ? "bicubic" : "bilinear"));
-    HL_TRY(set_triple(map, "mean", p->mean));
-    HL_TRY(set_triple(map, "std", p->std));
+    HL_TRY(set_number(map, "in_channels", p->channels));
+    HL_TRY(set_values(map, "mean", p->mean, p->channels));
+    HL_TRY(set_values(map, "std", p->std, p->channels));
     return set_class_names(map, m);
 }
 
@@ -130,10 +123,10 @@ static bool get_number(const hl_tensor_map *map, const char *key, long long leas
     return end != text && *end == '\0' && *value >= least && *value <= most;
 }
 
-static bool get_triple(const hl_tensor_map *map, const char *key, float v[3])
+static bool get_values(const hl_tensor_map *map, const char *key, float values[4], int64_t count)
 {
     const char *text = hl_tensor_map_meta(map, key);
-    return text != NULL && sscanf(text, "%f %f %f", &v[0], &v[1], &v[2]) == 3;
+    return text != NULL && hl_numbers_parse(text, ' ', count, values) == count;
 }
 
 hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_adapter_info *info)
@@ -159,14 +152,19 @@ hl_status hl_adapter_describe(const char *path, const hl_tensor_map *map, hl_ada
     if (info->model == NULL || info->method == NULL || info->base_hash == NULL ||
         info->norm == HL_NORM_DEFAULT)
         return damaged(path, "model, method, norm or base_sha256");
-    long long classes, seed, size, resize;
+    long long classes, seed, size, resize, channels = 3; /* as before there was a key for it */
     if (!get_number(map, "num_classes", 1, 1 << 20, &classes))
         return damaged(path, "num_classes");
     if (!get_number(map, "seed", INT64_MIN, INT64_MAX, &seed))
         return damaged(path, "seed");
     if (!get_number(map, "image_size", 1, 4096, &size) || !get_number(map, "resize", 1, 16384, &resize))
         return damaged(path, "image_size or resize");
-    if (!get_triple(map, "mean", info->preprocess.mean) || !get_triple(map, "std", info->preprocess.std))
+    if (hl_tensor_map_meta(map, "in_channels") != NULL &&
+        (!get_number(map, "in_channels", 1, 4, &channels) || channels == 2))
+        return damaged(path, "in_channels");
+    info->preprocess.channels = channels;
+    if (!get_values(map, "mean", info->preprocess.mean, channels) ||
+        !get_values(map, "std", info->preprocess.std, channels))
         return damaged(path, "mean or std");
     info->classes = classes;
     info->seed = (uint64_t)seed;
@@ -193,11 +191,11 @@ static hl_status check_tensor(const char *path, const hl_param *p, const hl_name
                           p->name, hl_dtype_name(t->dtype), hl_tensor_shape_text(t, shape, sizeof shape));
 }
 
-static hl_status fill_adapted(hl_model *m, const char *path, const hl_tensor_map *map)
+hl_status hl_adapter_fill(hl_graph *graph, const char *path, const hl_tensor_map *map)
 {
     size_t wanted = 0;
-    for (size_t i = 0; i < m->graph->param_count; i++) {
-        const hl_param *p = m->graph->params[i];
+    for (size_t i = 0; i < graph->param_count; i++) {
+        const hl_param *p = graph->params[i];
         if (!hl_param_is_adapted(p))
             continue;
         HL_TRY(check_tensor(path, p, hl_tensor_map_find(map, p->name)));
@@ -207,8 +205,8 @@ static hl_status fill_adapted(hl_model *m, const char *path, const hl_tensor_map
         return hl_fail(HL_E_INPUT, path, "it was made by another method or version",
                        "the adapter has %zu tensors where the method trains %zu", hl_tensor_map_count(map),
                        wanted);
-    for (size_t i = 0; i < m->graph->param_count; i++) {
-        hl_param *p = m->graph->params[i];
+    for (size_t i = 0; i < graph->param_count; i++) {
+        hl_param *p = graph->params[i];
         if (!hl_param_is_adapted(p))
             continue;
         const void *data = hl_tensor_map_find(map, p->name)->data;
@@ -217,7 +215,7 @@ static hl_status fill_adapted(hl_model *m, const char *path, const hl_tensor_map
         else
             memcpy(p->host, data, (size_t)p->count * sizeof(float));
     }
-    return hl_graph_upload(m->graph);
+    return hl_graph_upload(graph);
 }
 
 static hl_status load(hl_model *m, const char *path, const hl_tensor_map *map)
@@ -231,7 +229,9 @@ static hl_status load(hl_model *m, const char *path, const hl_tensor_map *map)
         return hl_fail(HL_E_INPUT, path, "give the weights it was trained on",
                        "the adapter belongs to other base weights (SHA-256 %.12s..., here %.12s...)",
                        info.base_hash, m->base_hash);
-    return fill_adapted(m, path, map);
+    HL_TRY(hl_adapter_fill(m->graph, path, map));
+    hl_model_changed(m);
+    return HL_OK;
 }
 
 hl_status hl_model_load_adapter(hl_model *m, const char *path)
@@ -266,7 +266,7 @@ hl_status hl_model_read_class_names(hl_model *m, const char *path, const char *t
 
 /* The network of `info`, its method applied and its adapter loaded. */
 static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_adapter_info *info,
-                         const char *weights, const hl_log *log, hl_model **model)
+                         const char *weights, bool merged, const hl_log *log, hl_model **model)
 {
     const hl_preprocess *p = &info->preprocess;
     /* The network may be a file, and that file may be what has moved. */
@@ -279,17 +279,20 @@ static hl_status rebuild(const char *path, const hl_tensor_map *map, const hl_ad
                                 .image_size = p->size,
                                 .resize = p->resize,
                                 .interpolation = p->bicubic ? 2 : 1,
+                                .in_channels = p->channels,
                                 .mean = p->mean,
                                 .std = p->std,
                                 .seed = info->seed,
                                 .log = log};
     HL_TRY(hl_model_create(&options, model));
     HL_TRY(hl_model_apply_method(*model, info->method, info->norm, info->seed));
+    if (!merged) /* another adapter may follow */
+        HL_TRY(hl_model_keep_base(*model, (*model)->graph));
     HL_TRY(load(*model, path, map));
     return hl_model_read_class_names(*model, path, info->class_names);
 }
 
-static hl_status merge(hl_model *m)
+hl_status hl_model_merge(hl_model *m)
 {
     HL_TRY(hl_method_merge(m->graph));
     for (size_t i = 0; i < m->graph->param_count; i++)
@@ -311,9 +314,9 @@ hl_status hl_model_open_run(const char *run, const char *weights, bool merged, c
     hl_adapter_info info;
     hl_status status = hl_adapter_describe(path, map, &info);
     if (status == HL_OK)
-        status = rebuild(path, map, &info, weights, log, model);
+        status = rebuild(path, map, &info, weights, merged, log, model);
     if (status == HL_OK && merged)
-        status = merge(*model);
+        status = hl_model_merge(*model);
     hl_tensor_map_destroy(map);
     if (status != HL_OK) {
         hl_model_destroy(*model);

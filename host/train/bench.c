@@ -51,7 +51,7 @@ static void free_inputs(inputs *in)
 /* Noise for pixels, labels in turn. */
 static hl_status make_inputs(const hl_model *model, int64_t n, inputs *in)
 {
-    int64_t side = model->preprocess.size, bytes = side * side * 3;
+    int64_t bytes = hl_model_image_bytes(model);
     *in = (inputs){.count = n, .image_bytes = bytes};
     HL_TRY(hl_alloc_array((size_t)n, (size_t)bytes, "images", (void **)&in->images));
     HL_TRY(hl_alloc_array((size_t)n, 1, "images", (void **)&in->flips));

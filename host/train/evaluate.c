@@ -37,8 +37,7 @@ static hl_status run_batch(hl_session *s, hl_program *program, const hl_batch *b
                            float *losses)
 {
     const hl_model *model = s->model;
-    int64_t side = model->preprocess.size;
-    HL_TRY(hl_session_feed(s, program, batch, side * side * 3, NULL));
+    HL_TRY(hl_session_feed(s, program, batch, hl_model_image_bytes(model), NULL));
     HL_TRY(hl_program_forward(program));
     HL_TRY(s->backend->ops->finish(s->backend));
     size_t n = (size_t)batch->count;
@@ -82,7 +81,7 @@ hl_status hl_evaluation_run(hl_session *s, hl_loader *loader, int64_t batch_size
 hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, int64_t batch_size,
                       int workers, const hl_compute *compute, hl_metrics *metrics, int64_t *confusion)
 {
-    hl_session session = {0};
+    hl_session *session = NULL;
     hl_loader *loader = NULL;
     hl_meter *meter = NULL;
     bool stopped;
@@ -100,17 +99,16 @@ hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, i
     if (status == HL_OK)
         status = hl_meter_create(model->classes, &meter);
     if (status == HL_OK)
-        status = hl_session_open(&session, model, compute, 0);
+        status = hl_session_borrow(model, compute, &session);
     hl_number_type type;
     if (status == HL_OK)
         status = hl_model_number_type(model, compute, false, &type);
     if (status == HL_OK)
-        status = hl_evaluation_run(&session, loader, batch_size, type, meter, NULL, NULL, &stopped);
+        status = hl_evaluation_run(session, loader, batch_size, type, meter, NULL, NULL, &stopped);
     if (status == HL_OK)
         status = hl_meter_read(meter, metrics);
     if (status == HL_OK && confusion != NULL)
         memcpy(confusion, meter->confusion, (size_t)(model->classes * model->classes) * sizeof *confusion);
-    hl_session_close(&session);
     hl_meter_destroy(meter);
     hl_loader_destroy(loader);
     return status;

@@ -8,6 +8,7 @@
 #include <heirloom/heirloom.h>
 
 #include "base/log.h"
+#include "base/numbers.h"
 #include "data/dataset.h"
 #include "io/folder.h"
 
@@ -17,7 +18,7 @@ static const char seconds_name[] = "seconds_taken", made_from[] = "made_from";
 static hl_status write_key(const hl_session *s, const hl_features_options *o, const hl_feature_layout *layout,
                            char **key)
 {
-    char images[HL_SHA256_HEX];
+    char images[HL_SHA256_HEX], mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE];
     size_t size;
     const hl_preprocess *p = &s->model->preprocess;
     HL_TRY(hl_dataset_hash(o->data, o->split, images));
@@ -28,9 +29,10 @@ static hl_status write_key(const hl_session *s, const hl_features_options *o, co
             hl_number_type_name(o->type));
     fprintf(stream, "%s, weights %s\n", s->model->info->name, s->model->base_hash);
     fprintf(stream, "%s images %s\n", hl_split_name(o->split), images);
-    fprintf(stream, "%lld of %lld %s, mean %.9g %.9g %.9g, std %.9g %.9g %.9g\n", (long long)p->size,
-            (long long)p->resize, p->bicubic ? "bicubic" : "bilinear", (double)p->mean[0], (double)p->mean[1],
-            (double)p->mean[2], (double)p->std[0], (double)p->std[1], (double)p->std[2]);
+    fprintf(stream, "%lld of %lld %s, mean %s, std %s\n", (long long)p->size, (long long)p->resize,
+            p->bicubic ? "bicubic" : "bilinear",
+            hl_numbers_text(p->mean, p->channels, ' ', mean, sizeof mean),
+            hl_numbers_text(p->std, p->channels, ' ', std, sizeof std));
     for (int i = 0; i < layout->parts; i++)
         fprintf(stream, "%s%s", layout->name[i], i + 1 < layout->parts ? ", " : "\n");
     bool failed = ferror(stream) != 0;

@@ -134,14 +134,14 @@ static hl_status run(hl_session *s, const hl_features_options *o, hl_loader *loa
                      const hl_loader_rows *rows, feature_sink *sink, bool *stopped)
 {
     hl_batch batch;
-    int64_t done = 0, side = s->model->preprocess.size;
+    int64_t done = 0;
     double start = hl_seconds();
     HL_TRY(hl_loader_start_epoch(loader, 0, 0));
     while (!*stopped) {
         HL_TRY(hl_loader_next(loader, &batch));
         if (batch.number < 0)
             break;
-        HL_TRY(hl_session_feed(s, program, &batch, side * side * 3, NULL));
+        HL_TRY(hl_session_feed(s, program, &batch, hl_model_image_bytes(s->model), NULL));
         HL_TRY(hl_program_forward(program));
         HL_TRY(s->backend->ops->finish(s->backend));
         HL_TRY(put_batch(s->backend, program, rows, done, batch.count, sink)); /* images come in order */

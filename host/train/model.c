@@ -1,15 +1,16 @@
-#include "train/model.h"
+#include "train/session.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/numbers.h"
 #include "graph/params.h"
 #include "io/safetensors.h"
 #include "io/weights_file.h"
 #include "models/weights.h"
+#include "train/preprocess.h"
 
 static hl_status copy_text(const char *text, char **copy)
 {
@@ -26,32 +27,6 @@ static hl_status copy_path(const char *path, char **copy)
         return HL_OK;
     }
     return copy_text(path, copy);
-}
-
-static hl_status set_preprocess(hl_model *m, const hl_model_options *o)
-{
-    const hl_model_info *info = m->info;
-    const hl_published *other = hl_model_published(info, o->name, o->weights);
-    int64_t size = other != NULL ? other->image_size : info->image_size,
-            resize = other != NULL ? other->resize : info->resize;
-    bool bicubic = other != NULL ? other->bicubic : info->bicubic;
-    hl_preprocess *p = &m->preprocess;
-    if (other != NULL && o->resize == 0) /* a run that is opened again says what it was made with */
-        hl_log_info(&m->log, "%s.%s: resized to %lld for images of %lld pixels, %s", info->name, other->tag,
-                    (long long)resize, (long long)size, bicubic ? "bicubic" : "bilinear");
-    p->size = o->image_size > 0 ? o->image_size : size;
-    p->resize = o->resize > 0 ? o->resize : (p->size * resize + size / 2) / size;
-    p->bicubic = o->interpolation == 0 ? bicubic : o->interpolation == 2;
-    memcpy(p->mean, o->mean != NULL ? o->mean : info->mean, sizeof p->mean);
-    memcpy(p->std, o->std != NULL ? o->std : info->std, sizeof p->std);
-    if (p->size > 4096 || p->resize > 16384)
-        return hl_fail(HL_E_ARG, "--image-size", "choose at most 4096, and resize to at most 16384",
-                       "%lld from %lld is out of range", (long long)p->size, (long long)p->resize);
-    for (int c = 0; c < 3; c++)
-        if (!isfinite(p->mean[c]) || !isfinite(p->std[c]) || p->std[c] <= 0.0f)
-            return hl_fail(HL_E_ARG, "--std", NULL, "mean must be finite and std above zero, not %g and %g",
-                           (double)p->mean[c], (double)p->std[c]);
-    return HL_OK;
 }
 
 hl_status hl_model_hash_base(hl_model *m)
@@ -73,7 +48,7 @@ hl_status hl_model_hash_base(hl_model *m)
 /* The network of an ONNX file: its weights are there unless --weights gives others. */
 static hl_status build_onnx(hl_model *m, const hl_model_options *o, const hl_tensor_map *weights)
 {
-    HL_TRY(set_preprocess(m, o));
+    HL_TRY(hl_preprocess_resolve(m->info, m->onnx != NULL, o, &m->preprocess));
     hl_onnx_build b = {.image_size = m->preprocess.size, .classes = o->classes, .bgr = o->bgr};
     HL_TRY(hl_onnx_net_build(m->onnx, &b, &m->graph));
     int64_t classes = weights != NULL && o->classes == 0 ? hl_weights_classes(m->info, weights) : 0;
@@ -93,13 +68,18 @@ static hl_status build_onnx(hl_model *m, const hl_model_options *o, const hl_ten
     hl_log_info(&m->log, "%s: %d layers%s%s", o->name, b.layers, weights != NULL ? " with other weights" : "",
                 b.head_fresh ? ", the head is fresh" : "");
     const hl_preprocess *p = &m->preprocess;
+    char mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE];
     if (o->mean == NULL || o->std == NULL)
-        hl_log_info(
-            &m->log,
-            "%s: images are taken as %s, mean %g,%g,%g, std %g,%g,%g (--mean, --std and --channel-order "
-            "say otherwise)",
-            o->name, o->bgr ? "BGR" : "RGB", (double)p->mean[0], (double)p->mean[1], (double)p->mean[2],
-            (double)p->std[0], (double)p->std[1], (double)p->std[2]);
+        hl_log_info(&m->log,
+                    "%s: images are taken as %s, mean %s, std %s (--mean, --std and --channel-order say "
+                    "otherwise)",
+                    o->name,
+                    p->channels == 1   ? "grey"
+                    : p->channels == 4 ? "RGBA"
+                    : o->bgr           ? "BGR"
+                                       : "RGB",
+                    hl_numbers_text(p->mean, p->channels, ',', mean, sizeof mean),
+                    hl_numbers_text(p->std, p->channels, ',', std, sizeof std));
     if (!b.head_fresh && weights == NULL)
         return hl_model_read_class_names(m, o->name, hl_onnx_net_class_names(m->onnx));
     if (b.head_fresh)
@@ -114,15 +94,16 @@ static hl_status build(hl_model *m, const hl_model_options *o, const hl_tensor_m
     m->classes = o->classes > 0 ? o->classes : weights != NULL ? hl_weights_classes(m->info, weights) : 0;
     if (m->classes == 0)
         m->classes = 1000;
-    HL_TRY(set_preprocess(m, o));
-    HL_TRY(hl_model_build(m->info, m->preprocess.size, m->classes, &m->graph));
+    HL_TRY(hl_preprocess_resolve(m->info, m->onnx != NULL, o, &m->preprocess));
+    HL_TRY(hl_model_build_for(m->info, m->preprocess.size, m->preprocess.channels, m->classes, &m->graph));
     if (weights == NULL) {
         hl_graph_init(m->graph, o->seed);
         hl_log_warn(&m->log, "%s: no --weights, so the network starts from random values", m->info->name);
     } else {
         hl_load_report report;
         HL_TRY(hl_weights_load(m->graph, m->info, weights, o->weights, &report));
-        hl_log_info(&m->log, "%s: %d tensors loaded%s", o->weights, report.loaded,
+        hl_log_info(&m->log, "%s: %d tensors loaded%s%s", o->weights, report.loaded,
+                    report.adapted ? ", the first convolution made to fit the images' channels" : "",
                     report.head_skipped ? ", the head is fresh" : "");
         if (!report.head_skipped)
             return HL_OK;
@@ -155,6 +136,15 @@ static hl_status create_from_weights(hl_model *m, const hl_model_options *o)
     return status;
 }
 
+/* The first of a method's layers that merging has left, or NULL. */
+static const hl_param *find_left(const hl_model *m)
+{
+    for (size_t i = 0; i < m->graph->param_count; i++)
+        if (m->graph->params[i]->role == HL_PARAM_ADAPTER)
+            return m->graph->params[i];
+    return NULL;
+}
+
 hl_status hl_model_create(const hl_model_options *options, hl_model **model)
 {
     *model = NULL;
@@ -171,6 +161,13 @@ hl_status hl_model_create(const hl_model_options *options, hl_model **model)
             status = hl_fail(HL_E_ARG, options->init_from, "leave --image-size out",
                              "the run was made with images of %lld pixels, not %lld",
                              (long long)m->preprocess.size, (long long)options->image_size);
+        if (status == HL_OK && options->in_channels > 0 && options->in_channels != m->preprocess.channels)
+            status = hl_fail(HL_E_ARG, options->init_from, "leave --in-channels out",
+                             "the run was made with images of %lld channels, not %lld",
+                             (long long)m->preprocess.channels, (long long)options->in_channels);
+        if (status == HL_OK && find_left(m) != NULL)
+            status = hl_fail(HL_E_ARG, options->init_from, "start from --weights instead",
+                             "its layer %s cannot be merged into %s", find_left(m)->name, m->info->name);
         m->seed = options->seed;
         if (status != HL_OK) {
             hl_model_destroy(m);
@@ -197,7 +194,7 @@ hl_status hl_model_create(const hl_model_options *options, hl_model **model)
     return HL_OK;
 }
 
-static void free_class_names(hl_model *m)
+void hl_model_clear_class_names(hl_model *m)
 {
     for (int64_t i = 0; m->class_names != NULL && i < m->classes; i++)
         free(m->class_names[i]);
@@ -209,9 +206,11 @@ void hl_model_destroy(hl_model *m)
 {
     if (m == NULL)
         return;
-    free_class_names(m);
+    hl_model_clear_class_names(m);
+    hl_session_drop(m);
     hl_graph_destroy(m->graph);
     hl_backend_close(m->backend);
+    hl_tensor_map_destroy(m->base);
     hl_onnx_net_destroy(m->onnx);
     free(m->file);
     free(m->weights);
@@ -290,7 +289,9 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
         const hl_param *p = m->graph->params[i];
         bool conv = hl_param_is_conv(p);
         counts->trainable += p->trained ? p->count : 0;
-        counts->trainable_conv += p->trained && (conv || !hl_param_is_base(p)) ? p->count : 0;
+        bool of_conv = conv || p->role == HL_PARAM_GATE || p->role == HL_PARAM_FACTOR ||
+                       p->role == HL_PARAM_MASK || (p->role == HL_PARAM_ADAPTER && p->ndim == 4);
+        counts->trainable_conv += p->trained && of_conv ? p->count : 0;
         counts->gates += p->role == HL_PARAM_GATE ? p->count : 0;
         if (hl_param_is_statistic(p) || !hl_param_is_base(p))
             continue;
@@ -351,6 +352,7 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     hl_param *own[HL_EXPR_PARAMS];
     for (int i = hl_weight_expr_params(&node->expr, own); i-- > 0;)
         add_param(layer, own[i]);
+    add_param(layer, node->expr.offset);
 }
 
 const char *hl_model_class_name(const hl_model *m, int64_t index)
@@ -363,7 +365,7 @@ hl_status hl_model_set_class_names(hl_model *m, const char *const *names, int64_
     if (count != m->classes)
         return hl_fail(HL_E_INTERNAL, "class names", NULL, "%lld names for %lld classes", (long long)count,
                        (long long)m->classes);
-    free_class_names(m);
+    hl_model_clear_class_names(m);
     HL_TRY(hl_alloc_array((size_t)count, sizeof *m->class_names, "class names", (void **)&m->class_names));
     for (int64_t i = 0; i < count; i++)
         HL_TRY(copy_text(names[i], &m->class_names[i]));
@@ -372,8 +374,8 @@ hl_status hl_model_set_class_names(hl_model *m, const char *const *names, int64_
 
 hl_status hl_model_place(hl_model *m, const hl_compute *compute)
 {
-    if (m->backend != NULL)
-        return HL_OK;
+    if (m->backend != NULL) /* another adapter may have brought another graph */
+        return m->graph->placement != NULL ? HL_OK : hl_graph_place(m->graph, m->backend);
     hl_backend_options options = {.log = &m->log};
     if (compute != NULL) {
         options.device = compute->device;
@@ -456,6 +458,10 @@ hl_status hl_model_export_as(hl_model *m, const char *path, const char *library)
                                    .class_count = m->classes};
         return hl_onnx_export(m->graph, &meta, path);
     }
+    const hl_param *left = find_left(m);
+    if (left != NULL)
+        return hl_fail(HL_E_UNSUPPORTED, path, "export it to a name ending in .onnx",
+                       "%s cannot be merged, and %s has no such layer", left->name, m->info->name);
     HL_TRY(hl_weights_export(m->graph, m->info, style, &map));
     hl_status status = hl_tensor_map_set_meta(map, "format", "pt");
     if (status == HL_OK)

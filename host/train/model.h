@@ -28,9 +28,18 @@ struct hl_model {
     bool has_method;
     hl_method method;
     char method_text[1024];
-    hl_norm_mode norm;   /* resolved: never HL_NORM_DEFAULT once a method is applied */
-    hl_backend *backend; /* once computing has begun; the graph is placed on it */
+    hl_norm_mode norm;            /* resolved: never HL_NORM_DEFAULT once a method is applied */
+    hl_backend *backend;          /* once computing has begun; the graph is placed on it */
+    struct hl_session *inference; /* with the programs of hl_predict and hl_evaluate; NULL: none yet */
+    hl_tensor_map *base;          /* the base's values of what the adapter replaced (swap.c); or NULL */
 };
+
+/* Bytes of a prepared image, u8 [size, size, channels]. */
+static inline int64_t hl_model_image_bytes(const hl_model *model)
+{
+    const hl_preprocess *p = &model->preprocess;
+    return p->size * p->size * p->channels;
+}
 
 /* Opens the backend and places the parameters, the first time; later calls must not ask for another number of
  * threads. */
@@ -62,8 +71,19 @@ static inline bool hl_param_is_adapted(const hl_param *p)
 /* Sets base_hash from all parameters and statistics but the head and what a method adds. */
 hl_status hl_model_hash_base(hl_model *model);
 
+/* Multiplies the method into the weights, before anything is placed; the base is what comes out. */
+hl_status hl_model_merge(hl_model *model);
+
 /* Everything the method trained and where it came from, written whole or not at all. */
 hl_status hl_model_save_adapter(hl_model *model, const char *path);
+
+/* Before an adapter is loaded into `graph`, whose values are the base's: keeps those that it will replace. */
+hl_status hl_model_keep_base(hl_model *model, const hl_graph *graph);
+/* Copies an adapter's tensors into the graph they fit, all or none. path: for errors. */
+hl_status hl_adapter_fill(hl_graph *graph, const char *path, const hl_tensor_map *map);
+/* Parameters have new values: what was compiled has to take them. */
+void hl_model_changed(hl_model *model);
+void hl_model_clear_class_names(hl_model *model);
 
 /* Sets the class names from a JSON list of as many texts as there are classes; NULL: none. path: for errors.
  */

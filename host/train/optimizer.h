@@ -14,12 +14,14 @@ typedef struct hl_optimizer_state {
     hl_sealed *alone;
     hl_segment *segments;
     float *moment1, *moment2; /* flat, on the backend; NULL where the optimizer has none */
+    float *start;             /* likewise: what l2sp pulls towards; NULL without it */
     hl_train_record *record;  /* on the backend */
     void *scratch;
 } hl_optimizer_state;
 
 /* `run` is read at every step and must outlive it. lr scales follow the method's gate-lr and the options'
- * head_lr_scale. elem: of activations; f16 is trained with dynamic loss scaling. */
+ * head_lr_scale and layer_decay. Under l2sp parameters are pulled towards what they are at this call. elem:
+ * of activations; f16 is trained with dynamic loss scaling. */
 hl_status hl_optimizer_create(hl_model *model, const hl_train_options *options, double lr, hl_elem elem,
                               hl_run_state *run, hl_optimizer_state **optimizer);
 void hl_optimizer_destroy(hl_optimizer_state *optimizer); /* NULL is fine */

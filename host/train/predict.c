@@ -8,7 +8,7 @@
 enum { DEFAULT_BATCH = 32 };
 
 typedef struct predictor {
-    hl_session session;
+    hl_session *session; /* the model's */
     hl_program *program;
     hl_transform transform;
     hl_image image;
@@ -21,21 +21,21 @@ typedef struct predictor {
 static hl_status start(predictor *p, hl_model *model, int64_t batch_size, const hl_compute *compute)
 {
     p->transform = hl_session_transform(model, HL_AUGMENT_NONE);
-    p->image_bytes = model->preprocess.size * model->preprocess.size * 3;
+    p->image_bytes = hl_model_image_bytes(model);
+    p->image.channels = model->preprocess.channels;
     p->batch_size = batch_size;
     HL_TRY(hl_transform_check(&p->transform));
     HL_TRY(hl_alloc_array((size_t)batch_size, (size_t)p->image_bytes, "images", (void **)&p->pixels));
     HL_TRY(hl_alloc_array((size_t)batch_size, 1, "images", (void **)&p->flips));
     HL_TRY(hl_alloc_array((size_t)batch_size, sizeof *p->labels, "images", (void **)&p->labels));
-    HL_TRY(hl_session_open(&p->session, model, compute, 0));
+    HL_TRY(hl_session_borrow(model, compute, &p->session));
     hl_number_type type;
     HL_TRY(hl_model_number_type(model, compute, false, &type));
-    return hl_session_program(&p->session, batch_size, false, type, &p->program);
+    return hl_session_program(p->session, batch_size, false, type, &p->program);
 }
 
 static void stop(predictor *p)
 {
-    hl_session_close(&p->session);
     hl_image_clear(&p->image);
     hl_resizer_clear(&p->resizer);
     free(p->pixels);
@@ -60,7 +60,7 @@ static bool is_bad_file(hl_status status)
 static hl_status run_batch(predictor *p, const char *const *paths, int64_t first, int64_t n, float *logits,
                            char **failed)
 {
-    int64_t classes = p->session.model->classes;
+    int64_t classes = p->session->model->classes;
     for (int64_t i = 0; i < n; i++) {
         hl_status status = read_image(p, paths[first + i], i);
         if (status != HL_OK && (failed == NULL || !is_bad_file(status)))
@@ -73,12 +73,12 @@ static hl_status run_batch(predictor *p, const char *const *paths, int64_t first
             return hl_fail_nomem("message", strlen(hl_last_error()));
     }
     const hl_batch batch = {.images = p->pixels, .flips = p->flips, .labels = p->labels, .count = n};
-    HL_TRY(hl_session_feed(&p->session, p->program, &batch, p->image_bytes, NULL));
+    HL_TRY(hl_session_feed(p->session, p->program, &batch, p->image_bytes, NULL));
     HL_TRY(hl_program_forward(p->program));
-    HL_TRY(p->session.backend->ops->finish(p->session.backend));
+    HL_TRY(p->session->backend->ops->finish(p->session->backend));
     float *out = logits + first * classes;
-    HL_TRY(p->session.backend->ops->download(p->session.backend, out, hl_program_logits(p->program),
-                                             (size_t)(n * classes) * sizeof *out));
+    HL_TRY(p->session->backend->ops->download(p->session->backend, out, hl_program_logits(p->program),
+                                              (size_t)(n * classes) * sizeof *out));
     for (int64_t i = 0; i < n; i++) {
         if (failed != NULL && failed[first + i] != NULL)
             memset(out + i * classes, 0, (size_t)classes * sizeof *out);

@@ -2,22 +2,18 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <math.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "io/atomic_file.h"
 #include "io/folder.h"
+#include "io/gnuplot.h"
 #include "io/json.h"
-
-extern char **environ;
 
 struct hl_run_folder {
     char *path;
@@ -234,6 +230,8 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
                   model->method.info->name, "method_options", hl_model_method(model), "device",
                   model->backend->device, "precision", hl_number_type_name(type), "seed", (json_int_t)o->seed,
                   "epochs", (json_int_t)r->epochs, "steps", (json_int_t)r->steps);
+    json_t *rates = json_pack("{s:f, s:f, s:f, s:f}", "lr", o->lr, "head_lr", o->lr * o->head_lr_scale,
+                              "layer_decay", o->layer_decay, "weight_decay", o->weight_decay);
     json_t *numbers = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "norm", hl_norm_mode_name(model->norm),
                                 "trainable_params", (json_int_t)counts.trainable, "trainable_conv_params",
                                 (json_int_t)counts.trainable_conv, "total_params", (json_int_t)counts.total,
@@ -248,6 +246,7 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
                   hl_dataset_class_count(data), "train", (json_int_t)hl_dataset_count(data, HL_SPLIT_TRAIN),
                   "val", (json_int_t)hl_dataset_count(data, HL_SPLIT_VAL), "test",
                   (json_int_t)hl_dataset_count(data, HL_SPLIT_TEST));
+    json_object_update(summary, rates);
     json_object_update(summary, numbers);
     json_object_update(summary, outcome);
     if (r->test.count > 0) {
@@ -256,6 +255,7 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
         json_object_set_new(summary, "test", test);
     }
     json_object_set_new(summary, "data", sizes);
+    json_decref(rates);
     json_decref(numbers);
     json_decref(outcome);
     hl_status status = hl_json_write(hl_run_folder_file(f, "summary.json"), summary);
@@ -263,7 +263,6 @@ hl_status hl_run_folder_summary(hl_run_folder *f, const hl_model *model, const h
     return status;
 }
 
-/* The paths go to gnuplot as arguments, never through a shell or its command language. */
 static const char curves_script[] =
     "set terminal pngcairo size 1000,420 font 'sans,10'; set output ARG2; set datafile separator ','; "
     "set multiplot layout 1,2; set grid; set xlabel 'epoch'; set key bottom right; "
@@ -277,27 +276,8 @@ static const char curves_script[] =
 
 void hl_run_folder_curves(hl_run_folder *f, const hl_log *log)
 {
-    char script[4096 + 32], data[4096], picture[4096], part[4096];
+    char data[4096];
     snprintf(data, sizeof data, "%s", hl_run_folder_file(f, "metrics.csv"));
-    snprintf(picture, sizeof picture, "%s", hl_run_folder_file(f, "curves.png"));
-    snprintf(part, sizeof part, "%s", hl_run_folder_file(f, ".curves.part.png"));
-    snprintf(script, sizeof script, "%s", hl_run_folder_file(f, ".curves.gp"));
-    if (hl_atomic_put(script, curves_script, sizeof curves_script - 1) != HL_OK)
-        return;
-    char *const arguments[] = {"gnuplot", "-c", script, data, part, NULL};
-    posix_spawn_file_actions_t quiet;
-    pid_t child;
-    int status = -1;
-    posix_spawn_file_actions_init(&quiet);
-    posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&quiet, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    if (posix_spawnp(&child, arguments[0], &quiet, NULL, arguments, environ) == 0)
-        while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-            ;
-    posix_spawn_file_actions_destroy(&quiet);
-    unlink(script);
-    if (status != 0 || rename(part, picture) != 0) {
-        unlink(part);
+    if (!hl_gnuplot(curves_script, data, hl_run_folder_file(f, "curves.png")))
         hl_log_warn(log, "curves.png: not drawn (install gnuplot-nox for pictures)");
-    }
 }

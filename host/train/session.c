@@ -1,6 +1,7 @@
 #include "train/session.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -20,6 +21,42 @@ void hl_session_close(hl_session *s)
     for (int i = 0; i < HL_SESSION_PROGRAMS; i++)
         hl_program_destroy(s->slots[i].program);
     *s = (hl_session){0};
+}
+
+hl_status hl_session_borrow(hl_model *model, const hl_compute *compute, hl_session **session)
+{
+    hl_compute own = compute != NULL ? *compute : (hl_compute){0};
+    if (own.projection == HL_EXEC_AUTO)
+        own.projection = HL_EXEC_FOLD;
+    if (model->inference != NULL && model->inference->projection != own.projection)
+        hl_session_drop(model);
+    if (model->inference == NULL) {
+        hl_session *made = calloc(1, sizeof *made);
+        hl_status status =
+            made != NULL ? hl_session_open(made, model, &own, 0) : hl_fail_nomem("session", sizeof *made);
+        if (status != HL_OK) {
+            free(made);
+            return status;
+        }
+        model->inference = made;
+    }
+    *session = model->inference;
+    return HL_OK;
+}
+
+void hl_session_drop(hl_model *model)
+{
+    if (model->inference == NULL)
+        return;
+    hl_session_close(model->inference);
+    free(model->inference);
+    model->inference = NULL;
+}
+
+void hl_model_changed(hl_model *model)
+{
+    if (model->inference != NULL)
+        hl_session_changed(model->inference);
 }
 
 void hl_session_changed(hl_session *s)
@@ -164,6 +201,7 @@ hl_transform hl_session_transform(const hl_model *model, hl_augment augment)
     return (hl_transform){.resize = p->resize,
                           .crop = p->size,
                           .filter = p->bicubic ? HL_FILTER_BICUBIC : HL_FILTER_BILINEAR,
+                          .channels = p->channels,
                           .augment = augment};
 }
 

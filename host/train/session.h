@@ -39,6 +39,12 @@ typedef struct hl_session {
 hl_status hl_session_open(hl_session *session, hl_model *model, const hl_compute *compute, uint64_t seed);
 void hl_session_close(hl_session *session); /* of zeros: nothing to do */
 
+/* The model's own session for inference, opened when first asked for and kept with its programs as long as
+ * the model, or until hl_session_drop. Gates are folded unless `compute` says otherwise: they do not change
+ * while it runs, and the bits are those of the merged network. */
+hl_status hl_session_borrow(hl_model *model, const hl_compute *compute, hl_session **session);
+void hl_session_drop(hl_model *model); /* without one: nothing to do */
+
 /* The program for a batch size and mode; valid until the next call. Effective weights of programs that do not
  * train are brought up to date here, of those that do when they run. */
 hl_status hl_session_program(hl_session *session, int64_t batch, bool training, hl_number_type type,

@@ -78,7 +78,7 @@ static hl_status train_batch(hl_trainer *t, hl_batch *batch, bool update, hl_pro
     if (t->mixes != NULL)
         hl_mix_draw(t->mixes, batch->count, side, side, t->options.mixup, t->options.cutmix, t->options.seed,
                     (uint32_t)t->at.epoch, (uint64_t)batch->number);
-    HL_TRY(hl_session_feed(&t->session, *program, batch, side * side * 3, t->mixes));
+    HL_TRY(hl_session_feed(&t->session, *program, batch, hl_model_image_bytes(t->model), t->mixes));
     HL_TRY(hl_session_train(&t->session, update));
     t->pending++;
     t->pending_images += batch->count;

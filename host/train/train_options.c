@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "base/numbers.h"
+
 void hl_train_defaults(hl_train_options *options)
 {
     *options = (hl_train_options){
@@ -10,8 +12,9 @@ void hl_train_defaults(hl_train_options *options)
         .accumulate = 1,
         .optimizer = HL_ADAMW,
         .head_lr_scale = 1.0,
+        .layer_decay = 1.0,
         .momentum = 0.9,
-        .weight_decay = 1e-4,
+        .weight_decay = -1.0,
         .schedule = HL_SCHEDULE_COSINE,
         .warmup_epochs = -1.0,
         .augment = HL_AUGMENT_STANDARD,
@@ -39,8 +42,9 @@ static hl_status check_ranges(const hl_train_options *o)
     HL_TRY(check_real("--accumulate", (double)o->accumulate, 0.0, 1e6));
     HL_TRY(check_real("--lr", o->lr, 0.0, 1e6));
     HL_TRY(check_real("head learning rate", o->head_lr_scale, 0.0, 1e6));
+    HL_TRY(check_real("--layer-decay", o->layer_decay, 0.0, 1.0));
     HL_TRY(check_real("--momentum", o->momentum, 0.0, 0.9999));
-    HL_TRY(check_real("--weight-decay", o->weight_decay, 0.0, 1e3));
+    HL_TRY(check_real("--weight-decay", o->weight_decay, -1e3, 1e3));
     HL_TRY(check_real("--clip-grad", o->clip_grad, 0.0, 1e12));
     HL_TRY(check_real("--mixup", o->mixup, 0.0, 100.0));
     HL_TRY(check_real("--cutmix", o->cutmix, 0.0, 100.0));
@@ -80,6 +84,8 @@ hl_status hl_train_options_resolve(const hl_model *model, const hl_dataset *data
     o->workers = o->workers > 0 ? o->workers : 2;
     o->log_every = o->log_every > 0 ? o->log_every : 20;
     o->head_lr_scale = o->head_lr_scale > 0.0 ? o->head_lr_scale : 1.0;
+    o->layer_decay = o->layer_decay > 0.0 ? o->layer_decay : 1.0;
+    o->weight_decay = o->weight_decay >= 0.0 ? o->weight_decay : hl_method_weight_decay(model->method.info);
     if (o->lr == 0.0)
         o->lr = o->optimizer == HL_SGD || o->optimizer == HL_LARS ? model->method.info->lr_sgd
                                                                   : model->method.info->lr_adam;
@@ -94,6 +100,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
                              *const augments[] = {"none", "flip", "standard"},
                              *const monitors[] = {"val_acc1", "val_loss", "val_acc_class", "val_auroc"};
     const hl_preprocess *p = &model->preprocess;
+    char mean[HL_NUMBERS_SIZE], std[HL_NUMBERS_SIZE];
     f->count = 0;
     hl_fingerprint_add(f, "model", "%s", model->info->name);
     hl_fingerprint_add(f, "method", "%s", model->method_text);
@@ -101,10 +108,10 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "--drop-path", "%.9g", hl_model_drop_path(model));
     hl_fingerprint_add(f, "base weights", "%s", model->base_hash);
     hl_fingerprint_add(f, "classes", "%lld", (long long)model->classes);
-    hl_fingerprint_add(f, "preprocessing", "%lld of %lld %s, mean %.9g %.9g %.9g, std %.9g %.9g %.9g",
-                       (long long)p->size, (long long)p->resize, p->bicubic ? "bicubic" : "bilinear",
-                       (double)p->mean[0], (double)p->mean[1], (double)p->mean[2], (double)p->std[0],
-                       (double)p->std[1], (double)p->std[2]);
+    hl_fingerprint_add(f, "preprocessing", "%lld of %lld %s, mean %s, std %s", (long long)p->size,
+                       (long long)p->resize, p->bicubic ? "bicubic" : "bilinear",
+                       hl_numbers_text(p->mean, p->channels, ' ', mean, sizeof mean),
+                       hl_numbers_text(p->std, p->channels, ' ', std, sizeof std));
     hl_fingerprint_add(f, "training images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_TRAIN));
     hl_fingerprint_add(f, "validation images", "%lld", (long long)hl_dataset_count(data, HL_SPLIT_VAL));
     hl_fingerprint_add(f, "precision", "%s", hl_number_type_name(type));
@@ -116,6 +123,7 @@ void hl_train_options_fingerprint(const hl_model *model, const hl_dataset *data,
     hl_fingerprint_add(f, "--accumulate", "%lld", (long long)o->accumulate);
     hl_fingerprint_add(f, "--optimizer", "%s", optimizers[o->optimizer]);
     hl_fingerprint_add(f, "--lr", "%.17g (head %.17g)", o->lr, o->head_lr_scale);
+    hl_fingerprint_add(f, "--layer-decay", "%.17g", o->layer_decay);
     hl_fingerprint_add(f, "--momentum", "%.17g", o->momentum);
     hl_fingerprint_add(f, "--weight-decay", "%.17g", o->weight_decay);
     hl_fingerprint_add(f, "--clip-grad", "%.17g", o->clip_grad);

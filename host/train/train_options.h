@@ -5,7 +5,7 @@
 #include "train/checkpoint.h"
 
 /* Checks the options against each other, the model and the data, and fills in what depends on them: lr,
- * accumulate, workers, log_every, head_lr_scale. */
+ * weight_decay, accumulate, workers, log_every, head_lr_scale, layer_decay. */
 hl_status hl_train_options_resolve(const hl_model *model, const hl_dataset *data, hl_train_options *options);
 
 /* What a resumed run must have in common with its beginning. Not in it: how long to train, when to stop, what

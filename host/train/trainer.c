@@ -118,6 +118,7 @@ static hl_status start(hl_trainer *t)
     t->started = hl_seconds();
     HL_TRY(hl_train_options_resolve(t->model, t->data, o));
     HL_TRY(set_class_names(t->model, t->data));
+    hl_session_drop(t->model); /* its programs know nothing of what training changes */
     HL_TRY(hl_session_open(&t->session, t->model, &o->compute, o->seed));
     HL_TRY(hl_model_number_type(t->model, &o->compute, true, &t->type));
     t->run = &t->session.run;
@@ -320,7 +321,8 @@ hl_status hl_train(hl_model *model, const hl_dataset *data, const hl_train_optio
     t->options = *options;
     hl_status status = start(t);
     if (status == HL_OK)
-        status = train(t, &interrupted);
+        status =
+            hl_method_fits_head(&model->method) ? hl_trainer_fit(t, &interrupted) : train(t, &interrupted);
     if (status == HL_OK) {
         fill_result(t, result);
         result->interrupted = interrupted;

@@ -47,6 +47,11 @@ typedef struct hl_trainer {
  */
 hl_status hl_trainer_epoch(hl_trainer *trainer);
 
+/* linear:solver=lbfgs instead of epochs: fits the head to kept features, a row of metrics.csv for each
+ * lambda. A run that is interrupted has no checkpoint and begins anew, from the features that --feature-cache
+ * keeps. */
+hl_status hl_trainer_fit(hl_trainer *trainer, bool *interrupted);
+
 /* Asks the caller what to do next; notes the answer. */
 void hl_trainer_poll(hl_trainer *trainer);
 

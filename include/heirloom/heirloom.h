@@ -8,6 +8,8 @@
 #define HEIRLOOM_H
 
 #include <heirloom/data.h>
+#include <heirloom/embed.h>
+#include <heirloom/gates.h>
 #include <heirloom/log.h>
 #include <heirloom/model.h>
 #include <heirloom/status.h>

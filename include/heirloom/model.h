@@ -19,7 +19,8 @@ typedef struct hl_model hl_model;
 typedef struct hl_preprocess {
     int64_t size, resize;
     bool bicubic;
-    float mean[3], std[3];
+    float mean[4], std[4]; /* of `channels` channels */
+    int64_t channels;      /* 1: grey, 3: RGB, 4: RGBA */
 } hl_preprocess;
 
 typedef struct hl_model_options {
@@ -30,14 +31,19 @@ typedef struct hl_model_options {
     const char
         *init_from;  /* run folder whose merged result is the start, instead of name and weights; or NULL */
     int64_t classes; /* 0: as many as the weights have, 1000 without weights */
-    int64_t image_size;      /* 0: the model's own; `resize` keeps its ratio to it unless given */
-    int64_t resize;          /* 0: see above */
-    int interpolation;       /* 0: the model's own, 1: bilinear, 2: bicubic */
-    const float *mean, *std; /* three values each, red first, or NULL: the model's own */
-    bool bgr;                /* ONNX files only: the network's first input channel is blue */
-    bool zero_head;          /* a fresh head starts at zero instead of normal(0, 0.01) */
-    uint64_t seed;           /* of fresh weights */
-    const hl_log *log;       /* NULL: silent */
+    int64_t image_size; /* 0: the model's own; `resize` keeps its ratio to it unless given */
+    int64_t resize;     /* 0: see above */
+    int interpolation;  /* 0: the model's own, 1: bilinear, 2: bicubic */
+    /* Channels of the images: 1 (grey), 3 (RGB), 4 (RGBA); 0: those of the ONNX file, else 3. Weights made
+     * for RGB are adapted in the first convolution: summed for one channel; repeated, times 3/4, for four. */
+    int64_t in_channels;
+    const float *mean, *std; /* of every channel, red first, or NULL: the model's own; for one channel the
+                                mean of its three, for alpha 0.5 */
+    int64_t mean_count, std_count; /* how many they are: as many as channels (also 0), or 1: for all */
+    bool bgr;          /* ONNX files of 3 channels only: the network's first input channel is blue */
+    bool zero_head;    /* a fresh head starts at zero instead of normal(0, 0.01) */
+    uint64_t seed;     /* of fresh weights */
+    const hl_log *log; /* NULL: silent */
 } hl_model_options;
 
 /* Builds the network and loads its weights. The caller destroys it. Errors: an unknown name (the nearest ones
@@ -103,11 +109,19 @@ HL_API void hl_model_layer(const hl_model *model, int index, hl_layer *layer);
 /* Adapter files: only what the method trained, and running statistics where they move. Loading checks the
  * base weights' hash and that every tensor fits; the model must have the same method applied. */
 HL_API hl_status hl_model_load_adapter(hl_model *model, const char *path);
+/* Puts another run's adapter (a run folder, or the file) in the place of the one that a model has which
+ * hl_model_open_run opened without `merge`: a bank of adapters over one backbone, which is neither read nor
+ * hashed again. The model becomes what that run would open as, its head and class names included, and
+ * predicts the same bits as the merged run. With the same method, norms and number of classes programs that
+ * were compiled go on, with new effective weights; else the graph is built anew around the base weights. The
+ * run must be of the same model, base weights and preprocessing: the error says which differs, and the model
+ * stays as it was. */
+HL_API hl_status hl_model_swap_adapter(hl_model *model, const char *path);
 
 /* Writes the whole network, the method merged in. A name ending in .onnx: as an ONNX graph, input "input" f32
- * [N, 3, size, size], normalised, output "logits" f32 [N, classes]; hl_model_preprocess and the class names
- * are in its metadata. Else as an ordinary state dict (safetensors): what torchvision or timm load with
- * strict=True. */
+ * [N, in_channels, size, size], normalised, output "logits" f32 [N, classes]; hl_model_preprocess and the
+ * class names are in its metadata. Else as an ordinary state dict (safetensors): what torchvision or timm
+ * load with strict=True. */
 HL_API hl_status hl_model_export(hl_model *model, const char *path);
 /* The same with the names and shapes of "torchvision" or "timm", whichever the model's own are; NULL: its
  * own. HL_E_ARG where that library has no equal network. */

@@ -74,10 +74,13 @@ typedef struct hl_train_options {
     int64_t max_steps; /* 0: no limit */
     int64_t batch_size, accumulate;
     hl_optimizer optimizer;
-    double lr;                      /* 0: the method's default */
-    double head_lr_scale;           /* times lr; 0: 1 */
-    double momentum;                /* SGD (Nesterov), LARS */
-    double weight_decay, clip_grad; /* clip_grad 0: none */
+    double lr;            /* 0: the method's default */
+    double head_lr_scale; /* times lr; 0: 1 */
+    double layer_decay;   /* a block's learning rate is times this to the power of its distance from the head,
+                             the   last block's 1; in (0, 1], 0: 1 */
+    double momentum;      /* SGD (Nesterov), LARS */
+    double weight_decay;  /* below 0: the method's default */
+    double clip_grad;     /* 0: none */
     hl_schedule schedule;
     double warmup_epochs; /* below 0: a twentieth of the run */
     double label_smoothing;

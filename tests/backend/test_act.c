@@ -68,7 +68,7 @@ Test(act, every_activation_agrees_with_its_definition)
 {
     for (int k = 0; k < SIZES; k++)
         for (int e = 0; e < 2; e++)
-            for (int act = 0; act <= HL_ACT_GELU; act++)
+            for (int act = 0; act <= HL_ACT_TANH; act++)
                 expect_activation((hl_act)act, elems[e], sizes[k]);
 }
 
@@ -78,11 +78,13 @@ static double operand_of(hl_act act, hl_elem elem, double x)
     return hl_act_from_output(act) ? stored(elem, ref_act(act, x)) : x;
 }
 
-/* The derivative where the step can know only the stored output: x is gone, but s (1 - s) can be had from s.
- */
+/* The derivative where the step can know only the stored output: x is gone, but s (1 - s) and 1 - t^2 can be
+ * had from s and t. */
 static double slope_known(hl_act act, double x, double operand)
 {
-    return act == HL_ACT_SIGMOID ? operand * (1.0 - operand) : ref_act_slope(act, x);
+    return act == HL_ACT_SIGMOID ? operand * (1.0 - operand)
+           : act == HL_ACT_TANH  ? 1.0 - operand * operand
+                                 : ref_act_slope(act, x);
 }
 
 static void expect_gradient(hl_act act, hl_elem elem, int64_t n, int count)
@@ -108,7 +110,7 @@ Test(act, gradients_are_summed_and_multiplied_by_the_derivative)
 {
     for (int k = 0; k < SIZES; k++)
         for (int e = 0; e < 2; e++)
-            for (int act = 0; act <= HL_ACT_GELU; act++)
+            for (int act = 0; act <= HL_ACT_TANH; act++)
                 for (int count = 1; count <= 3; count++)
                     expect_gradient((hl_act)act, elems[e], sizes[k], count);
 }
@@ -129,7 +131,7 @@ Test(act, gradients_agree_with_finite_differences)
         if (kink > 1e-3)
             x[n++] = value;
     }
-    for (int k = 0; k <= HL_ACT_GELU; k++) {
+    for (int k = 0; k <= HL_ACT_TANH; k++) {
         hl_act act = (hl_act)k;
         for (int64_t i = 0; i < n; i++) {
             operand[i] = operand_of(act, HL_ELEM_F32, x[i]);
@@ -178,7 +180,7 @@ Test(act, kinks_follow_pytorch)
 
 Test(act, a_gradient_that_is_not_finite_is_not_hidden)
 {
-    for (int act = 0; act <= HL_ACT_GELU; act++)
+    for (int act = 0; act <= HL_ACT_TANH; act++)
         for (int e = 0; e < 2; e++)
             for (int count = 1; count <= 3; count++) {
                 double operand[3] = {0.5, 0.5, 0.5}, dx[3],

@@ -52,10 +52,10 @@ Test(input, bytes_are_normalised_and_mirrored_where_the_flag_says)
 
 /* Images of a batch blended or pasted together: by the share, or inside the box of mix n. A partner is
  * mirrored by its own flag. */
-static void expect_mixed(hl_elem elem, bool box)
+static void expect_mixed(hl_elem elem, bool box, int64_t channels)
 {
     enum { COUNT = 3 };
-    const hl_shape s = {COUNT, 5, 7, 3};
+    const hl_shape s = {COUNT, 5, 7, channels};
     step_harness h;
     harness_open(&h);
     int64_t n = hl_shape_count(s), image = n / COUNT;
@@ -108,7 +108,8 @@ Test(input, images_are_blended_and_pasted_into_each_other)
 {
     for (int e = 0; e < 2; e++)
         for (int box = 0; box < 2; box++)
-            expect_mixed(elems[e], box != 0);
+            for (int64_t channels = 1; channels <= 4; channels += channels == 1 ? 2 : 1)
+                expect_mixed(elems[e], box != 0, channels);
 }
 
 Test(input, raw_floats_are_only_converted)

@@ -52,33 +52,49 @@ typedef struct golden_case {
     hl_optimize_attr attr;
     float lr, decay;
     const float *want;
+    float pull;
 } golden_case;
 
 static const golden_case goldens[] = {
-    {"sgd", {.kind = HL_OPTIMIZER_SGD}, 0.1f, 0.0f, golden_optim_sgd},
-    {"sgd momentum", {.kind = HL_OPTIMIZER_SGD, .momentum = 0.9f}, 0.1f, 0.05f, golden_optim_sgd_momentum},
+    {"sgd", {.kind = HL_OPTIMIZER_SGD}, 0.1f, 0.0f, golden_optim_sgd, 0.0f},
+    {"sgd momentum",
+     {.kind = HL_OPTIMIZER_SGD, .momentum = 0.9f},
+     0.1f,
+     0.05f,
+     golden_optim_sgd_momentum,
+     0.0f},
     {"sgd nesterov",
      {.kind = HL_OPTIMIZER_SGD, .momentum = 0.9f, .nesterov = true},
      0.1f,
      0.05f,
-     golden_optim_sgd_nesterov},
+     golden_optim_sgd_nesterov,
+     0.0f},
     {"adam",
      {.kind = HL_OPTIMIZER_ADAM, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-2f},
      0.01f,
      0.05f,
-     golden_optim_adam},
+     golden_optim_adam,
+     0.0f},
     {"adamw",
      {.kind = HL_OPTIMIZER_ADAMW, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-2f},
      0.01f,
      0.05f,
-     golden_optim_adamw},
+     golden_optim_adamw,
+     0.0f},
+    {"adamw, pulled",
+     {.kind = HL_OPTIMIZER_ADAMW, .beta1 = 0.9f, .beta2 = 0.99f, .eps = 1e-2f, .start = golden_optim_start},
+     0.01f,
+     0.05f,
+     golden_optim_pull,
+     3.0f},
 };
 
 Test(optimize, five_steps_agree_with_torch_optim)
 {
     for (size_t k = 0; k < sizeof goldens / sizeof *goldens; k++) {
         const golden_case *g = &goldens[k];
-        hl_segment segment = {.first = 0, .count = 4, .lr_scale = 1.0f, .weight_decay = g->decay};
+        hl_segment segment = {
+            .first = 0, .count = 4, .lr_scale = 1.0f, .weight_decay = g->decay, .pull = g->pull};
         hl_optimize_attr attr = g->attr;
         attr.segments = &segment;
         attr.segment_count = 1;
@@ -126,9 +142,10 @@ static void reference(const hl_optimize_attr *o, double lr, double decay, double
 static void expect_segments(const golden_case *g)
 {
     /* Ragged lengths, a gap that nobody owns, one longer than a thread's chunk. */
-    static const hl_segment segments[] = {{0, 1, 1.0f, 0.0f, 0.0f, false},
-                                          {1, 37, 0.1f, 0.05f, 0.0f, false},
-                                          {100, SIZE - 100, 2.0f, 0.01f, 0.0f, false}};
+    static const hl_segment segments[] = {
+        {.first = 0, .count = 1, .lr_scale = 1.0f},
+        {.first = 1, .count = 37, .lr_scale = 0.1f, .weight_decay = 0.05f},
+        {.first = 100, .count = SIZE - 100, .lr_scale = 2.0f, .weight_decay = 0.01f}};
     hl_optimize_attr attr = g->attr;
     attr.segments = segments;
     attr.segment_count = 3;

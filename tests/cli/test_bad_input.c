@@ -45,14 +45,6 @@ static void copy_file(const char *from, const char *name, size_t size)
     free(bytes);
 }
 
-static void toy(const char *name, int classes, int train, int val)
-{
-    char *path = scratch_path(folder, name);
-    cr_assert_eq(mkdir(path, 0777), 0);
-    toy_images(path, classes, train, val, 0);
-    free(path);
-}
-
 Test(bad_input, of_command_lines)
 {
     static const struct {
@@ -81,7 +73,7 @@ Test(bad_input, of_command_lines)
         {"inspect --model resnet18 --image-size 4097", 2, "4096"},
         {"inspect --model resnet18 --colour red", 2, "no such option"},
         {"inspect --model resnet18 --std 0,0,0", 2, "std"},
-        {"inspect --model resnet18 --mean 1,2", 2, "three numbers"},
+        {"inspect --model resnet18 --mean 1,2", 2, "2 values are given for 3 channels"},
         {"inspect --model resnet18 surplus", 2, "surplus"},
         {"train --data x --out y --model resnet18 --lr nan", 2, "--lr"},
         {"train --data x --out y --model resnet18 --epochs -1", 2, "--epochs"},
@@ -215,8 +207,8 @@ static void train_fails(const char *data, int status, const char *text)
 
 Test(bad_input, of_data_sets)
 {
-    toy("data", 2, 3, 1);
-    toy("one_class", 1, 3, 1);
+    toy_folder(folder, "data", 2, 3, 1, 0);
+    toy_folder(folder, "one_class", 1, 3, 1, 0);
     write_text("columns.csv", "path,class,split\na.png,x,train\n");
     write_text("outside.csv", "path,label,split\n../a.png,x,train\nb.png,y,train\n");
     write_text("absolute.csv", "path,label,split\n/etc/a.png,x,train\nb.png,y,train\n");
@@ -238,7 +230,7 @@ Test(bad_input, of_data_sets)
 
 Test(bad_input, of_run_folders)
 {
-    toy("data", 2, 3, 1);
+    toy_folder(folder, "data", 2, 3, 1, 0);
     write_text("file", "x");
     train_fails("@/data --batch-size 2 --out @/file", 2, "file");
     train_fails("@/data --batch-size 2 --out @/data", 2, "not empty");
@@ -250,7 +242,7 @@ Test(bad_input, of_run_folders)
 
 Test(bad_input, a_full_disk_leaves_no_damaged_file)
 {
-    toy("data", 2, 3, 1);
+    toy_folder(folder, "data", 2, 3, 1, 0);
     char line[512];
     snprintf(line, sizeof line, "%s@/data --batch-size 2", train);
     program_result r = program_run(folder, 2048, line);

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/safetensors.h"
@@ -26,26 +25,10 @@ static void stop(void)
 
 TestSuite(commands, .init = start, .fini = stop);
 
-static void toy(void)
-{
-    char *path = scratch_path(folder, "data");
-    cr_assert_eq(mkdir(path, 0777), 0);
-    toy_images(path, 2, 6, 3, 2);
-    free(path);
-}
-
-static char *succeeds(const char *line)
-{
-    program_result r = program_run(folder, 0, line);
-    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
-    free(r.err);
-    return r.out;
-}
-
 /* stdout as exactly one JSON object. */
 static json_t *json_of(const char *line)
 {
-    char *out = succeeds(line);
+    char *out = program_succeeds(folder, line);
     json_error_t error;
     json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, &error);
     cr_assert(json_is_object(object), "heirloom %s: %s in: %s", line, error.text, out);
@@ -69,16 +52,16 @@ static double real(const json_t *object, const char *key)
 
 Test(commands, help_names_every_option_the_command_takes)
 {
-    static const char *const commands[] = {"train",   "eval",  "predict", "inspect", "models",
-                                           "methods", "bench", "export",  "convert", "devices"};
+    static const char *const commands[] = {"train", "eval",   "predict", "inspect", "models", "methods",
+                                           "bench", "export", "convert", "devices", "embed",  "gates"};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         char line[64];
         snprintf(line, sizeof line, "%s --help", commands[i]);
-        char *out = succeeds(line);
+        char *out = program_succeeds(folder, line);
         cr_assert(strstr(out, "usage: heirloom") != NULL && strstr(out, "--json") != NULL, "%s", commands[i]);
         free(out);
     }
-    char *out = succeeds("train --help");
+    char *out = program_succeeds(folder, "train --help");
     static const char *const options[] = {
         "--model",     "--weights",         "--data",     "--method", "--norm",
         "--out",       "--epochs",          "--lr",       "--resume", "--projection-exec",
@@ -86,7 +69,8 @@ Test(commands, help_names_every_option_the_command_takes)
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         cr_assert_not_null(strstr(out, options[i]), "%s", options[i]);
     static const char *const unavailable[] = {"--ema", "--class-weights", "onecycle", "trivial"};
-    char *completion = succeeds("--bash-completion"), *man = succeeds("--man");
+    char *completion = program_succeeds(folder, "--bash-completion"),
+         *man = program_succeeds(folder, "--man");
     for (size_t i = 0; i < sizeof unavailable / sizeof *unavailable; i++) {
         cr_assert_null(strstr(out, unavailable[i]), "%s is not available, yet in the help", unavailable[i]);
         cr_assert_null(strstr(completion, unavailable[i]), "%s is completed", unavailable[i]);
@@ -95,7 +79,7 @@ Test(commands, help_names_every_option_the_command_takes)
     free(completion);
     free(man);
     free(out);
-    out = succeeds("inspect -h");
+    out = program_succeeds(folder, "inspect -h");
     cr_assert_not_null(strstr(out, "--model"));
     free(out);
 }
@@ -251,7 +235,7 @@ static void check_train(const char *line)
 /* One run through every command that works with a run folder. */
 Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
 {
-    toy();
+    toy_folder(folder, "data", 2, 6, 3, 2);
     check_train("train --model resnet18 --image-size 32 --method projection --precision fp32 --augment flip "
                 "--epochs 2 --batch-size 4 "
                 "--data @/data --out @/run --json --quiet");
@@ -297,7 +281,7 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     json_decref(o);
     free(path);
 
-    free(succeeds("export --run @/run --out @/merged.safetensors --quiet"));
+    free(program_succeeds(folder, "export --run @/run --out @/merged.safetensors --quiet"));
     o = json_of("predict --model resnet18 --weights @/merged.safetensors --image-size 32 --json --quiet "
                 "--top 1 --logits "
                 "@/merged_logits.safetensors @/data/val/class01/000.png");
@@ -308,21 +292,23 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     free(merged);
 
     /* What has the names of timm, and other names there, is read back as well. */
-    free(
-        succeeds("train --model mobilenet_v2 --image-size 32 --method linear --precision fp32 --augment none "
-                 "--max-steps 1 --batch-size 4 --data @/data --out @/mobile --quiet"));
-    free(succeeds("export --run @/mobile --out @/timm.safetensors --keys timm --quiet"));
+    free(program_succeeds(
+        folder, "train --model mobilenet_v2 --image-size 32 --method linear --precision fp32 --augment none "
+                "--max-steps 1 --batch-size 4 --data @/data --out @/mobile --quiet"));
+    free(program_succeeds(folder, "export --run @/mobile --out @/timm.safetensors --keys timm --quiet"));
     path = scratch_path(folder, "timm.safetensors");
     cr_assert_eq(hl_safetensors_read(path, &map), HL_OK);
     cr_assert_not_null(hl_tensor_map_find(map, "blocks.6.0.bn3.num_batches_tracked"));
     hl_tensor_map_destroy(map);
     free(path);
-    free(succeeds("inspect --model mobilenet_v2 --num-classes 2 --weights @/timm.safetensors --quiet"));
+    free(program_succeeds(
+        folder, "inspect --model mobilenet_v2 --num-classes 2 --weights @/timm.safetensors --quiet"));
     program_fails(folder, "export --run @/mobile --out @/x.safetensors --keys keras", 2, "torchvision|timm");
 
-    free(succeeds("train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --out "
-                  "@/full --quiet"));
-    free(succeeds("eval --run @/full --data @/data --quiet"));
+    free(program_succeeds(
+        folder, "train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --out "
+                "@/full --quiet"));
+    free(program_succeeds(folder, "eval --run @/full --data @/data --quiet"));
 }
 
 Test(commands, unreadable_images_are_reported_and_passed_over_when_asked)

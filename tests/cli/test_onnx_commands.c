@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/safetensors.h"
@@ -34,22 +33,6 @@ TestSuite(onnx_commands, .init = start, .fini = stop);
 /* A network that is not normalised as others are. */
 #define IMAGES "--channel-order bgr --mean 0.4,0.5,0.6 --std 0.004,0.004,0.004"
 
-static void toy(void)
-{
-    char *path = scratch_path(folder, "data");
-    cr_assert_eq(mkdir(path, 0777), 0);
-    toy_images(path, 2, 6, 3, 2);
-    free(path);
-}
-
-static char *succeeds(const char *line)
-{
-    program_result r = program_run(folder, 0, line);
-    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
-    free(r.err);
-    return r.out;
-}
-
 /* The logits of IMAGE under the options of a predict command; the caller frees them. */
 static float *predict(const char *options, int64_t classes)
 {
@@ -57,7 +40,7 @@ static float *predict(const char *options, int64_t classes)
     hl_tensor_map *map;
     snprintf(line, sizeof line, "predict %s --logits @/l.safetensors --quiet " IMAGE, options);
     free(printed);
-    printed = succeeds(line);
+    printed = program_succeeds(folder, line);
     char *path = scratch_path(folder, "l.safetensors");
     cr_assert_eq(hl_safetensors_read(path, &map), HL_OK, "%s", hl_last_error());
     const hl_named_tensor *logits = hl_tensor_map_find(map, "logits");
@@ -86,25 +69,27 @@ static void same_logits(float *have, float *want, int count, const char *what)
 Test(onnx_commands, a_run_from_a_file_goes_through_all_of_them)
 {
     size_t size;
-    toy();
+    toy_folder(folder, "data", 2, 6, 3, 2);
     uint8_t *bytes = scratch_read(NET, &size);
     char *first = scratch_path(folder, "first.onnx"), *second = scratch_path(folder, "second.onnx");
     scratch_write(first, bytes, size);
-    free(succeeds(
+    free(program_succeeds(
+        folder,
         "train --model @/first.onnx --data @/data --method projection --precision fp32 --augment none "
         "--epochs 1 --batch-size 4 " IMAGES " --out @/run --quiet"));
     float *want = predict("--run @/run", 2);
-    free(succeeds("export --run @/run --out @/merged.onnx --quiet"));
+    free(program_succeeds(folder, "export --run @/run --out @/merged.onnx --quiet"));
     /* What is written takes RGB, and says how images are to be normalised and what classes are called. */
     same_logits(predict("--model @/merged.onnx", 2), want, 2, "merged.onnx");
     cr_expect_not_null(strstr(printed, "class01"), "%s", printed);
-    free(succeeds("export --run @/run --out @/merged.safetensors --quiet"));
+    free(program_succeeds(folder, "export --run @/run --out @/merged.safetensors --quiet"));
     same_logits(predict("--model @/first.onnx --weights @/merged.safetensors " IMAGES, 2), want, 2,
                 "merged.safetensors over the file");
-    free(succeeds(
+    free(program_succeeds(
+        folder,
         "train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --precision fp32 "
         "--out @/full --quiet"));
-    char *out = succeeds("inspect --model @/first.onnx --method projection --json");
+    char *out = program_succeeds(folder, "inspect --model @/first.onnx --method projection --json");
     cr_expect(strstr(out, "\"model\":\"first.onnx\"") != NULL && strstr(out, "model.conv1") != NULL, "%s",
               out);
     free(out);
@@ -120,7 +105,8 @@ Test(onnx_commands, a_run_from_a_file_goes_through_all_of_them)
                   "other base weights");
     bytes[size / 2] ^= 0x10;
     scratch_write(first, bytes, size);
-    free(succeeds("train --config @/run/config.yaml --out @/run --resume --epochs 2 --quiet"));
+    free(
+        program_succeeds(folder, "train --config @/run/config.yaml --out @/run --resume --epochs 2 --quiet"));
     free(bytes);
     free(first);
     free(second);
@@ -130,7 +116,7 @@ Test(onnx_commands, a_run_from_a_file_goes_through_all_of_them)
 Test(onnx_commands, convert_takes_the_weights_out)
 {
     hl_tensor_map *map;
-    free(succeeds("convert tests/fixtures/onnx/pytorch.onnx @/w.safetensors"));
+    free(program_succeeds(folder, "convert tests/fixtures/onnx/pytorch.onnx @/w.safetensors"));
     char *path = scratch_path(folder, "w.safetensors");
     cr_assert_eq(hl_safetensors_read(path, &map), HL_OK, "%s", hl_last_error());
     const hl_named_tensor *t = hl_tensor_map_find(map, "stem.conv.weight");

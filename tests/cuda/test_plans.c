@@ -75,14 +75,15 @@ static int prepare_all(hl_backend *planner, hl_graph *graph, const number *p, in
     return failures;
 }
 
-static int plan_model(hl_backend *planner, const hl_model_info *info, const char *method_text,
-                      const number *p, bool thorough)
+static int plan_model(hl_backend *planner, const hl_model_info *info, int64_t channels,
+                      const char *method_text, const number *p, bool thorough)
 {
     static const int64_t batches[] = {32, 1, 256};
     hl_graph *graph;
     hl_method method;
     int failures = 0;
-    cr_assert_eq(hl_model_build(info, info->image_size, 1000, &graph), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_model_build_for(info, info->image_size, channels, 1000, &graph), HL_OK, "%s",
+                 hl_last_error());
     cr_assert_eq(hl_method_parse(method_text, &method), HL_OK);
     cr_assert_eq(hl_method_apply(graph, &method, HL_NORM_DEFAULT, 0), HL_OK);
     cr_assert_eq(hl_graph_place(graph, planner), HL_OK);
@@ -104,6 +105,17 @@ static bool is_thorough(const char *name)
     return false;
 }
 
+/* One model for every window that images are read with. */
+static bool has_a_stem_of_its_own(const char *name)
+{
+    static const char *const names[] = {"alexnet",      "vgg11",         "resnet18",      "squeezenet1_0",
+                                        "mobilenet_v2", "squeezenet1_1", "convnext_tiny", "inception_v3"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
 static void plan_all(const number *p)
 {
     hl_backend *planner = open_planner();
@@ -115,8 +127,11 @@ static void plan_all(const number *p)
         if (!thorough && (p->tf32 || p->elem == HL_ELEM_F16))
             continue;
         /* Frozen norms folded and gates; batch statistics and plain weights. */
-        failures += plan_model(planner, info, "projection", p, thorough);
-        failures += plan_model(planner, info, "full", p, thorough);
+        failures += plan_model(planner, info, 3, "projection", p, thorough);
+        failures += plan_model(planner, info, 3, "full", p, thorough);
+        /* The first convolution alone is another for grey and RGBA; the rest is found again. */
+        for (int64_t channels = 1; channels <= 4 && has_a_stem_of_its_own(info->name); channels += 3)
+            failures += plan_model(planner, info, channels, "projection", p, false);
     }
     hl_cuda_plan_counts counts = hl_cuda_count_plans(planner);
     printf("%s: %d graphs have plans, %d of them compiled at run time; %d requests found one made before\n",

@@ -10,7 +10,7 @@ static const char *const filter_names[] = {"bilinear", "bicubic"};
 
 static void assert_same(const uint8_t *got, const expected_image *expected, const char *name)
 {
-    size_t bytes = (size_t)expected->width * (size_t)expected->height * 3;
+    size_t bytes = (size_t)expected->width * (size_t)expected->height * (size_t)expected->channels;
     for (size_t i = 0; i < bytes; i++)
         cr_assert_eq(got[i], expected->pixels[i], "%s, byte %zu: %d, not %d", name, i, got[i],
                      expected->pixels[i]);
@@ -18,7 +18,8 @@ static void assert_same(const uint8_t *got, const expected_image *expected, cons
 
 static hl_view view_of(const expected_image *image)
 {
-    return (hl_view){image->pixels, image->width, image->height, (size_t)image->width * 3};
+    return (hl_view){image->pixels, image->width, image->height, (size_t)(image->width * image->channels),
+                     image->channels};
 }
 
 Test(resize, every_size_up_and_down_equals_pil_bit_for_bit)
@@ -90,5 +91,45 @@ Test(resize, a_window_is_that_part_of_the_whole_result_and_nothing_else_is_writt
         }
     }
     expected_free(&source);
+    hl_resizer_clear(&resizer);
+}
+
+Test(resize, grey_and_rgba_images_equal_pil_bit_for_bit)
+{
+    static const int sizes[][2] = {{20, 15}, {61, 17}, {30, 43}, {123, 90}, {50, 20}, {61, 43}};
+    static const int box[4] = {13, 9, 48, 34};
+    hl_resizer resizer = {0};
+    for (int channels = 1; channels <= 4; channels += 3) {
+        expected_image source = expected_read_as(channels == 1 ? "source" : "source_alpha", channels);
+        for (int f = 0; f < 2; f++) {
+            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                char name[64];
+                snprintf(name, sizeof name, "resize_%s_%dx%d", filter_names[f], sizes[s][0], sizes[s][1]);
+                expected_image expected = expected_read_as(name, channels);
+                int64_t width = expected.width, height = expected.height;
+                uint8_t *out = malloc((size_t)(width * height * channels));
+                cr_assert_eq(hl_resize(&resizer, view_of(&source), (hl_filter)f, width, height,
+                                       (hl_rect){0, 0, width, height}, out, (size_t)(width * channels)),
+                             HL_OK);
+                assert_same(out, &expected, name);
+                free(out);
+                expected_free(&expected);
+            }
+            char name[64];
+            snprintf(name, sizeof name, "crop_%s_13_9_48x34", filter_names[f]);
+            expected_image expected = expected_read_as(name, channels);
+            hl_view view = view_of(&source);
+            view.pixels += (size_t)box[1] * view.stride + (size_t)(box[0] * channels);
+            view.width = box[2];
+            view.height = box[3];
+            uint8_t out[24 * 24 * 4];
+            cr_assert_eq(hl_resize(&resizer, view, (hl_filter)f, 24, 24, (hl_rect){0, 0, 24, 24}, out,
+                                   (size_t)(24 * channels)),
+                         HL_OK);
+            assert_same(out, &expected, name);
+            expected_free(&expected);
+        }
+        expected_free(&source);
+    }
     hl_resizer_clear(&resizer);
 }

@@ -8,7 +8,10 @@
 
 static hl_image image_of(const expected_image *source)
 {
-    return (hl_image){.pixels = source->pixels, .width = source->width, .height = source->height};
+    return (hl_image){.pixels = source->pixels,
+                      .width = source->width,
+                      .height = source->height,
+                      .channels = source->channels};
 }
 
 Test(transform, evaluation_equals_torchvision_bit_for_bit)
@@ -17,7 +20,7 @@ Test(transform, evaluation_equals_torchvision_bit_for_bit)
     static const int sizes[][2] = {{24, 21}, {32, 32}, {43, 40}, {20, 33}, {11, 16}, {90, 64}, {15, 22}};
     hl_resizer resizer = {0};
     expected_image source = expected_read("source");
-    expected_image turned = {source.height, source.width,
+    expected_image turned = {source.height, source.width, 3,
                              malloc((size_t)source.width * (size_t)source.height * 3)};
     for (int y = 0; y < turned.height; y++)
         for (int x = 0; x < turned.width; x++)
@@ -43,6 +46,59 @@ Test(transform, evaluation_equals_torchvision_bit_for_bit)
             }
     expected_free(&turned);
     expected_free(&source);
+    hl_resizer_clear(&resizer);
+}
+
+Test(transform, evaluation_of_grey_and_rgba_images_equals_torchvision_bit_for_bit)
+{
+    static const char *const filters[] = {"bilinear", "bicubic"};
+    static const int sizes[][2] = {{24, 21}, {20, 33}, {90, 64}};
+    hl_resizer resizer = {0};
+    for (int channels = 1; channels <= 4; channels += 3) {
+        expected_image source = expected_read_as(channels == 1 ? "source" : "source_alpha", channels);
+        for (int f = 0; f < 2; f++)
+            for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+                char name[64];
+                snprintf(name, sizeof name, "eval_%s_%d_%d", filters[f], sizes[s][0], sizes[s][1]);
+                expected_image expected = expected_read_as(name, channels);
+                hl_transform transform = {
+                    .resize = sizes[s][0], .crop = sizes[s][1], .filter = (hl_filter)f, .channels = channels};
+                cr_assert_eq(hl_transform_check(&transform), HL_OK);
+                hl_image image = image_of(&source);
+                size_t bytes = (size_t)(transform.crop * transform.crop * channels);
+                uint8_t *out = malloc(bytes), flip = 9;
+                memset(out, 0xee, bytes);
+                cr_assert_eq(hl_transform_apply(&transform, &resizer, &image, 1, 0, 0, out, &flip), HL_OK);
+                cr_assert_eq(memcmp(out, expected.pixels, bytes), 0, "%s, %d channels", name, channels);
+                free(out);
+                expected_free(&expected);
+            }
+        expected_free(&source);
+    }
+    hl_resizer_clear(&resizer);
+}
+
+Test(transform, random_crops_of_any_channels_are_those_of_their_channels)
+{
+    hl_resizer resizer = {0};
+    expected_image rgb = expected_read("source_alpha"), rgba = expected_read_as("source_alpha", 4);
+    uint8_t three[20 * 20 * 3], four[20 * 20 * 4], flip[2];
+    hl_transform transform = {.resize = 20, .crop = 20, .augment = HL_AUGMENT_STANDARD};
+    cr_assert_eq(hl_transform_check(&transform), HL_OK);
+    for (int i = 0; i < rgba.width * rgba.height; i++)
+        rgba.pixels[4 * i + 3] = 255; /* opaque, so that colours are not weighted */
+    for (int64_t i = 0; i < 8; i++) {
+        hl_image a = image_of(&rgb), b = image_of(&rgba);
+        cr_assert_eq(hl_transform_apply(&transform, &resizer, &a, 5, 1, i, three, &flip[0]), HL_OK);
+        cr_assert_eq(hl_transform_apply(&transform, &resizer, &b, 5, 1, i, four, &flip[1]), HL_OK);
+        cr_assert_eq(flip[0], flip[1]);
+        for (int p = 0; p < 20 * 20; p++) {
+            cr_assert_arr_eq(four + 4 * p, three + 3 * p, 3);
+            cr_assert_eq(four[4 * p + 3], 255);
+        }
+    }
+    expected_free(&rgb);
+    expected_free(&rgba);
     hl_resizer_clear(&resizer);
 }
 
@@ -131,6 +187,8 @@ Test(transform, very_long_images_take_memory_for_the_window_only)
 Test(transform, options_out_of_range_are_refused)
 {
     hl_transform t = {.resize = 10, .crop = 0};
+    cr_assert_eq(hl_transform_check(&t), HL_E_ARG);
+    t = (hl_transform){.resize = 10, .crop = 10, .channels = 2};
     cr_assert_eq(hl_transform_check(&t), HL_E_ARG);
     t = (hl_transform){.resize = -1, .crop = 10};
     cr_assert_eq(hl_transform_check(&t), HL_E_ARG);

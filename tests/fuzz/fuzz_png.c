@@ -46,10 +46,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     memcpy(mended, bytes, size);
     mend_checksums(mended, size);
     /* Small, so that time goes into the parser and not into clearing memory. */
-    hl_image image = {.max_pixels = 1 << 16};
-    if (hl_png_decode(&image, mended, size, "fuzz.png") == HL_OK && (image.width < 1 || image.height < 1))
-        __builtin_trap();
-    hl_image_clear(&image);
+    for (int64_t channels = 1; channels <= 4; channels += channels == 1 ? 2 : 1) {
+        hl_image image = {.max_pixels = 1 << 16, .channels = channels};
+        if (hl_png_decode(&image, mended, size, "fuzz.png") == HL_OK && (image.width < 1 || image.height < 1))
+            __builtin_trap();
+        hl_image_clear(&image);
+    }
     free(mended);
     return 0;
 }

@@ -110,6 +110,55 @@ Test(fuse, norms_with_trained_scale_stay_when_training_and_fold_otherwise)
     cr_assert_eq(left(), 3);
 }
 
+Test(fuse, a_norm_whose_shift_alone_is_trained_is_folded)
+{
+    hl_value y = basic_block();
+    hl_graph_find_param(graph, "bn1.bias")->trained = hl_graph_find_param(graph, "bn2.bias")->trained = true;
+    options.training = true;
+    form(y);
+    cr_assert_eq(left(), 3);
+    cr_assert(hl_weight_expr_trains_bias(&maker(y)->expr) && !hl_weight_expr_trains_weight(&maker(y)->expr));
+}
+
+/* Two convolutions side by side, their sum normalised, a skip, an activation: two units. */
+Test(fuse, a_norm_of_a_sum_is_folded_into_both_sides)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value a = conv("a", x), b = conv("b", x);
+    hl_value y = norm("bn", hl_graph_add(graph, "sum", a, b));
+    y = hl_graph_act(graph, "relu", y, HL_ACT_RELU);
+    form(y);
+    cr_assert_eq(left(), 3);
+    const hl_unit *first = maker(a), *last = maker(y);
+    cr_assert_str_eq(last->node->name, "b");
+    cr_assert(last->residual == a && last->act == HL_ACT_RELU);
+    cr_assert(first->expr.norm_scale == last->expr.norm_scale && first->expr.norm_scale != NULL);
+    cr_assert(first->expr.norm_var == last->expr.norm_var && first->expr.norm_var != NULL);
+    cr_assert(first->expr.norm_mean != NULL && first->expr.norm_shift != NULL);
+    cr_assert(last->expr.norm_mean == NULL && last->expr.norm_shift == NULL);
+}
+
+/* a(x) + b(x) + x: the skip goes to the first layer, whose output goes to the second. */
+Test(fuse, a_third_summand_goes_to_the_layer_before)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value a = conv("a", x), b = conv("b", x);
+    hl_value y = hl_graph_add(graph, "skip", hl_graph_add(graph, "sum", a, b), x);
+    form(y);
+    cr_assert_eq(left(), 3);
+    cr_assert_str_eq(maker(y)->node->name, "b");
+    cr_assert(maker(y)->residual == a && maker(a)->residual == x);
+}
+
+Test(fuse, a_norm_of_a_sum_with_what_is_no_layer_stays)
+{
+    hl_value x = hl_graph_input(graph, 5, 5, 4);
+    hl_value y = norm("bn", hl_graph_add(graph, "sum", conv("a", x), x));
+    form(y);
+    cr_assert_eq(left(), 3);
+    cr_assert_str_eq(maker(y)->node->name, "bn");
+}
+
 Test(fuse, a_value_read_twice_is_not_fused_away)
 {
     hl_value x = hl_graph_input(graph, 5, 5, 4);

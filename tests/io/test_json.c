@@ -87,3 +87,15 @@ Test(json, half_a_line_longer_than_the_buffer_is_dropped_whole)
     }
     free(text);
 }
+
+Test(json, class_names_that_are_no_utf8_are_numbered)
+{
+    const char *const names[] = {"a \"b\"", "\xc3\xa9", "\xff"};
+    char *text;
+    cr_assert_eq(hl_json_class_names(names, 3, &text), HL_OK, "%s", hl_last_error());
+    cr_expect_str_eq(text, "[\"a \\\"b\\\"\",\"\xc3\xa9\",\"class 2\"]");
+    free(text);
+    cr_assert_eq(hl_json_class_names(NULL, 0, &text), HL_OK);
+    cr_expect_str_eq(text, "[]");
+    free(text);
+}

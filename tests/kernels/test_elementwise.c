@@ -7,8 +7,8 @@
 #include "support/numeric.h"
 #include "support/ref_ops.h"
 
-static const hl_act acts[] = {HL_ACT_NONE,        HL_ACT_RELU, HL_ACT_RELU6,     HL_ACT_SIGMOID,
-                              HL_ACT_HARDSIGMOID, HL_ACT_SILU, HL_ACT_HARDSWISH, HL_ACT_GELU};
+static const hl_act acts[] = {HL_ACT_NONE, HL_ACT_RELU,      HL_ACT_RELU6, HL_ACT_SIGMOID, HL_ACT_HARDSIGMOID,
+                              HL_ACT_SILU, HL_ACT_HARDSWISH, HL_ACT_GELU,  HL_ACT_TANH};
 enum { ACTS = sizeof acts / sizeof *acts };
 /* Not multiples of a vector; one; none. */
 static const int64_t counts[] = {0, 1, 3, 8, 127, 1031};
@@ -76,7 +76,9 @@ static void expect_slope(hl_act act, hl_elem elem, int64_t count)
         double x = v[i];
         if (hl_act_from_output(act))
             v[i] = stored(elem, ref_act(act, x));
-        double slope = act == HL_ACT_SIGMOID ? v[i] * (1.0 - v[i]) : ref_act_slope(act, x);
+        double slope = act == HL_ACT_SIGMOID ? v[i] * (1.0 - v[i])
+                       : act == HL_ACT_TANH  ? 1.0 - v[i] * v[i]
+                                             : ref_act_slope(act, x);
         if (act == HL_ACT_RELU6 && (v[i] <= 0.0 || v[i] >= 6.0))
             slope = 0.0;
         want[i] = slope * (g[i] + h[i]);

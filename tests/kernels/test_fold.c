@@ -270,6 +270,32 @@ Test(fold, a_scale_without_statistics_scales_weights_and_bias)
     }
 }
 
+/* Vectors, windows that are turned, wide windows, depthwise; with and without bias and norm. */
+Test(fold, rows_have_factors_and_offsets)
+{
+    static const int which[] = {0, 3, 6, 9, 10, 12};
+    for (size_t k = 0; k < sizeof which / sizeof *which; k++) {
+        model m;
+        kernel_rig r = {0};
+        const layer *l = &layers[which[k]];
+        build(l, 3, &m);
+        hl_param factor = vector(l->outputs, -0.7, 0.9, 21), offset = vector(l->outputs, -1.0, 1.0, 22);
+        m.expr.kind = HL_WEIGHT_ROW;
+        m.expr.gate = &factor;
+        m.expr.offset = &offset;
+        hl_fold_item item = item_of(&r, l, &m);
+        item.expr.gate = NULL;
+        item.expr.row_gate = factor.host;
+        item.expr.offset = offset.host;
+        launch(&r, &item, 1);
+        expect_item(l, &m, &item);
+        kernel_rig_clear(&r);
+        drop(&m);
+        free(factor.host);
+        free(offset.host);
+    }
+}
+
 Test(fold, nothing_to_fold_launches_nothing)
 {
     cr_assert_eq(hl_fold_blocks(NULL, 0), 0);

@@ -4,25 +4,27 @@
 #include "kernels/kernels.h"
 #include "support/numeric.h"
 
-enum { N = 3, H = 5, W = 7, C = 3, COUNT = N * H * W * C };
-static const double mean[C] = {0.485, 0.456, 0.406}, deviation[C] = {0.229, 0.224, 0.225};
+enum { N = 3, H = 5, W = 7, MOST = 4 * N * H * W };
+static const double mean[4] = {0.485, 0.456, 0.406, 0.5}, deviation[4] = {0.229, 0.224, 0.225, 0.5};
 
-static double value(const double *bytes, const double *flips, int64_t n, int64_t y, int64_t x, int64_t c)
+static double value(const double *bytes, const double *flips, int64_t channels, int64_t n, int64_t y,
+                    int64_t x, int64_t c)
 {
     int64_t from = flips[n] != 0.0 ? W - 1 - x : x;
-    return (bytes[((n * H + y) * W + from) * C + c] / 255.0 - (double)(float)mean[c]) /
+    return (bytes[((n * H + y) * W + from) * channels + c] / 255.0 - (double)(float)mean[c]) /
            (double)(float)deviation[c];
 }
 
 /* mode 0: no mixing, 1: mixup, 2: cutmix. */
-static void expect_input(hl_elem elem, int mode)
+static void expect_input(hl_elem elem, int mode, int64_t channels)
 {
     kernel_rig r = {0};
-    double bytes[COUNT], want[COUNT], got[COUNT];
+    int64_t count = N * H * W * channels;
+    double bytes[MOST], want[MOST], got[MOST];
     static const double flips[N] = {0.0, 1.0, 1.0};
     hl_mix mixes[N];
-    for (int i = 0; i < COUNT; i++)
-        bytes[i] = (i * 37) % 256;
+    for (int64_t i = 0; i < count; i++)
+        bytes[i] = (double)((i * 37) % 256);
     for (int n = 0; n < N; n++) {
         mixes[n] = (hl_mix){.partner = N - 1 - n, .share = mode == 0 ? 1.0f : 0.7f};
         if (mode == 2) {
@@ -32,29 +34,30 @@ static void expect_input(hl_elem elem, int mode)
             mixes[n].right = 7;
         }
     }
-    for (int i = 0; i < COUNT; i++) {
-        int64_t c = i % C, x = i / C % W, y = i / C / W % H, n = i / C / W / H;
-        double own = value(bytes, flips, n, y, x, c), other = value(bytes, flips, N - 1 - n, y, x, c);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t c = i % channels, x = i / channels % W, y = i / channels / W % H, n = i / channels / W / H;
+        double own = value(bytes, flips, channels, n, y, x, c),
+               other = value(bytes, flips, channels, N - 1 - n, y, x, c);
         bool inside = y >= mixes[n].top && y < mixes[n].bottom && x >= mixes[n].left && x < mixes[n].right;
         double share = (double)mixes[n].share;
         want[i] = mode == 0 ? own : mode == 1 ? share * own + (1.0 - share) * other : inside ? other : own;
     }
-    hl_input_args args = {.images = kernel_input(&r, COUNT, HL_ELEM_U8, bytes),
+    hl_input_args args = {.images = kernel_input(&r, count, HL_ELEM_U8, bytes),
                           .flips = kernel_input(&r, N, HL_ELEM_U8, flips),
                           .mixes = mode > 0 ? kernel_bytes(&r, mixes, sizeof mixes) : NULL,
-                          .out = kernel_output(&r, COUNT, elem),
+                          .out = kernel_output(&r, count, elem),
                           .n = N,
                           .h = H,
                           .w = W,
-                          .channels = C};
-    for (int c = 0; c < C; c++) {
+                          .channels = channels};
+    for (int64_t c = 0; c < channels; c++) {
         args.mean[c] = (float)mean[c];
         args.std[c] = (float)deviation[c];
     }
     KERNEL_RUN(&r, hl_launch_input(&args, elem, NULL));
-    kernel_get(args.out, COUNT, elem, got);
+    kernel_get(args.out, count, elem, got);
     /* Normalised values up to 3, five roundings. */
-    expect_close("input", elem, got, want, COUNT, 3.0, 8.0);
+    expect_close("input", elem, got, want, count, 3.0, 8.0);
     kernel_rig_clear(&r);
 }
 
@@ -62,7 +65,9 @@ Test(input, bytes_are_normalised_mirrored_and_mixed)
 {
     for (int e = 0; e < 3; e++)
         for (int mode = 0; mode < 3; mode++)
-            expect_input(kernel_elems[e], mode);
+            for (int channels = 1; channels <= 4; channels++)
+                if (channels != 2)
+                    expect_input(kernel_elems[e], mode, channels);
 }
 
 Test(input, floats_are_only_converted)

@@ -12,12 +12,12 @@
 enum { SIZE = 3 * HL_OPTIMIZE_BLOCK, SEGMENTS = 3, STEPS = 4 };
 
 /* Ragged lengths; a gap that nobody owns; one longer than a block. */
-static hl_segment segments[SEGMENTS] = {{0, 1, 1.0f, 0.0f, 0.0f, true},
-                                        {16, 1037, 0.1f, 0.05f, 0.01f, false},
-                                        {2048, SIZE - 2048 - 5, 2.0f, 0.01f, 0.0f, true}};
+static hl_segment segments[SEGMENTS] = {{0, 1, 1.0f, 0.0f, 0.0f, 0.0f, true},
+                                        {16, 1037, 0.1f, 0.05f, 0.01f, 0.0f, false},
+                                        {2048, SIZE - 2048 - 5, 2.0f, 0.01f, 0.0f, 0.1f, true}};
 
 typedef struct arrays {
-    float value[SIZE], grad[SIZE], moment1[SIZE], moment2[SIZE];
+    float value[SIZE], grad[SIZE], moment1[SIZE], moment2[SIZE], start[SIZE];
 } arrays;
 
 static void fill_gradients(float *grad, uint32_t step)
@@ -38,6 +38,7 @@ static void cpu_step(const hl_optimize_attr *attr, arrays *a, hl_train_record *r
     s->optimize.grad = a->grad;
     s->optimize.moment1 = a->moment1;
     s->optimize.moment2 = a->moment2;
+    s->optimize.start = a->start;
     s->record = record;
     harness_build(&h);
     h.run.step = step;
@@ -76,6 +77,7 @@ static void device_open(device *d, const hl_optimize_attr *attr, const arrays *a
     d->args.grad = kernel_bytes(&d->rig, a->grad, sizeof a->grad);
     d->args.moment1 = kernel_bytes(&d->rig, a->moment1, sizeof a->moment1);
     d->args.moment2 = kernel_bytes(&d->rig, a->moment2, sizeof a->moment2);
+    d->args.start = kernel_bytes(&d->rig, a->start, sizeof a->start);
     d->args.segments = kernel_bytes(&d->rig, segments, sizeof segments);
     d->args.blocks = kernel_bytes(&d->rig, blocks, (size_t)count * sizeof *blocks);
     d->args.scratch = kernel_output(&d->rig, (int64_t)(scratch / sizeof(float)), HL_ELEM_F32);
@@ -101,7 +103,7 @@ static void expect_agreement(const char *name, hl_optimize_attr attr)
     attr.segment_count = SEGMENTS;
     hl_rng rng = hl_rng_make(1, HL_STREAM_TEST, 0, 0);
     for (int i = 0; i < SIZE; i++)
-        a->value[i] = 2.0f * hl_rng_uniform(&rng) - 1.0f;
+        a->start[i] = a->value[i] = 2.0f * hl_rng_uniform(&rng) - 1.0f;
     device_open(&d, &attr, a, &record);
     for (uint32_t s = 0; s < STEPS; s++) {
         fill_gradients(a->grad, s);

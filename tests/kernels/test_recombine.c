@@ -133,7 +133,7 @@ Test(recombine, bias_residual_and_activation_are_fused)
                 operands o = make(&problems[p], kernel_elems[e]);
                 double *residual = random_doubles(o.ys, -1.0, 1.0, o.elem, 3);
                 extras x = {
-                    .act = (hl_act)(p % (HL_ACT_GELU + 1)), .residual = residual, .bias_elem = HL_ELEM_F32};
+                    .act = (hl_act)(p % (HL_ACT_TANH + 1)), .residual = residual, .bias_elem = HL_ELEM_F32};
                 double *bias = random_doubles(o.p.channels, -1.0, 1.0, HL_ELEM_F32, 4);
                 x.bias = bias;
                 check_forward(&o, &x);
@@ -177,6 +177,8 @@ static double slope_at(hl_act act, double y)
         return y > 0.0 && y < 6.0 ? 1.0 : 0.0;
     case HL_ACT_SIGMOID:
         return y * (1.0 - y);
+    case HL_ACT_TANH:
+        return 1.0 - y * y;
     default:
         return 1.0;
     }

@@ -203,9 +203,9 @@ static const bias_problem bias_problems[] = {
     {3, 2056}, {2, 520}, {70, 1000}, {0, 9},     {9000, 2}, {40, 2048},
 };
 
-/* scale NULL: no norm. */
+/* scale NULL: no norm. The gradients of bias, offset and shift, one behind the other. */
 static double *bias_run(const bias_problem *p, const double *dy, hl_elem elem, const double *scale,
-                        const double *var, const double *old, float keep)
+                        const double *var, const double *row, const double *old, float keep)
 {
     kernel_rig r = {0};
     hl_expr_args e = {.eps = 1e-3f, .outputs = (int32_t)p->channels, .inputs = 1, .window = 1};
@@ -215,11 +215,27 @@ static double *bias_run(const bias_problem *p, const double *dy, hl_elem elem, c
         e.norm_var = kernel_input(&r, p->channels, HL_ELEM_F32, var);
     }
     void *d = kernel_input(&r, p->rows * p->channels, elem, dy);
-    void *grad = kernel_input(&r, p->channels, HL_ELEM_F32, old);
+    if (row != NULL)
+        e.row_gate = kernel_input(&r, p->channels, HL_ELEM_F32, row);
+    const hl_bias_grads grads = {.dbias = kernel_input(&r, p->channels, HL_ELEM_F32, old),
+                                 .doffset = kernel_input(&r, p->channels, HL_ELEM_F32, old),
+                                 .dshift = kernel_input(&r, p->channels, HL_ELEM_F32, old)};
     void *scratch = kernel_output(&r, (int64_t)hl_bias_grad_scratch(p->rows, p->channels), HL_ELEM_U8);
     void *on_device = kernel_bytes(&r, &state, sizeof state);
-    KERNEL_RUN(&r, hl_launch_bias_grad(&e, d, elem, p->rows, p->channels, grad, on_device, scratch, NULL));
-    double *got = fetch(grad, p->channels, HL_ELEM_F32);
+    KERNEL_RUN(&r, hl_launch_bias_grad(&e, d, elem, p->rows, p->channels, grads, on_device, scratch, NULL));
+    double *got = doubles(3 * p->channels);
+    kernel_get(grads.dbias, p->channels, HL_ELEM_F32, got);
+    kernel_get(grads.doffset, p->channels, HL_ELEM_F32, got + p->channels);
+    kernel_get(grads.dshift, p->channels, HL_ELEM_F32, got + 2 * p->channels);
+    kernel_rig alone = {0};
+    double *shift = doubles(p->channels); /* the same where nothing else is wanted */
+    const hl_bias_grads only = {.dshift = kernel_input(&alone, p->channels, HL_ELEM_F32, old)};
+    KERNEL_RUN(&alone,
+               hl_launch_bias_grad(&e, d, elem, p->rows, p->channels, only, on_device, scratch, NULL));
+    kernel_get(only.dshift, p->channels, HL_ELEM_F32, shift);
+    expect_same("shift alone", shift, got + 2 * p->channels, p->channels);
+    free(shift);
+    kernel_rig_clear(&alone);
     kernel_rig_clear(&r);
     return got;
 }
@@ -232,16 +248,21 @@ static void check_bias(const bias_problem *p, hl_elem elem, bool norm, float kee
     double *dy = random_doubles(p->rows * p->channels + 1, -1.0, 1.0, elem, 1);
     double *scale = random_doubles(p->channels, -1.5, 1.5, HL_ELEM_F32, 2);
     double *var = random_doubles(p->channels, 0.5, 2.0, HL_ELEM_F32, 3);
-    double *old = old_values(p->channels, keep, 4), *want = doubles(p->channels);
+    double *row = random_doubles(p->channels, -0.7, 0.9, HL_ELEM_F32, 5);
+    double *old = old_values(p->channels, keep, 4), *want = doubles(3 * p->channels);
     for (int64_t c = 0; c < p->channels; c++) {
+        double sum = 0.0, s = norm ? scale[c] / sqrt(var[c] + 1e-3) : 1.0,
+               before = keep != 0.0f ? old[c] : 0.0;
         for (int64_t r = 0; r < p->rows; r++)
-            want[c] += dy[r * p->channels + c];
-        want[c] *= norm ? scale[c] / sqrt(var[c] + 1e-3) : 1.0;
-        want[c] += keep != 0.0f ? old[c] : 0.0;
+            sum += dy[r * p->channels + c];
+        want[c] = before + s * (1.0 + row[c]) * sum;
+        want[p->channels + c] = before + s * sum;
+        want[2 * p->channels + c] = before + sum;
     }
-    double terms = (double)p->rows + 1.0, *got = bias_run(p, dy, elem, norm ? scale : NULL, var, old, keep);
-    expect_close(name, HL_ELEM_F32, got, want, p->channels, 2.2 * terms, terms + 4.0);
-    double *all[] = {dy, scale, var, old, want, got};
+    double terms = (double)p->rows + 1.0,
+           *got = bias_run(p, dy, elem, norm ? scale : NULL, var, row, old, keep);
+    expect_close(name, HL_ELEM_F32, got, want, 3 * p->channels, 2.2 * 1.9 * terms, terms + 6.0);
+    double *all[] = {dy, scale, var, row, old, want, got};
     for (size_t i = 0; i < COUNT(all); i++)
         free(all[i]);
 }
@@ -279,7 +300,7 @@ Test(bias_grad, rounding_does_not_grow_with_the_rows)
         chain += i % CHANNELS == 0 ? 1.0078125f : 0.0f;
     }
     cr_assert(fabs((double)chain - want[0]) > 1e-3 * want[0]);
-    double *got = bias_run(&p, dy, HL_ELEM_BF16, NULL, NULL, old, 0.0f);
+    double *got = bias_run(&p, dy, HL_ELEM_BF16, NULL, NULL, NULL, old, 0.0f);
     expect_same("bias gradient", got, want, CHANNELS);
     free(dy);
     free(old);

@@ -284,6 +284,11 @@ static bool is_in_block_3(const hl_node *node)
     return strncmp(node->name, "features.3.", 11) == 0;
 }
 
+static bool is_in_block_3_or_4_conv_2(const hl_node *node)
+{
+    return is_in_block_3(node) || strcmp(node->name, "features.4.conv.2") == 0;
+}
+
 Test(method, scopes_choose_layers)
 {
     hl_graph *graph = graph_of("mobilenet_v2", "projection:scope=dense", HL_NORM_DEFAULT);
@@ -291,6 +296,10 @@ Test(method, scopes_choose_layers)
     hl_graph_destroy(graph);
     graph = graph_of("mobilenet_v2", "projection:scope=features.3.*", HL_NORM_DEFAULT);
     cr_assert_eq(gated(graph, is_in_block_3), 3);
+    hl_graph_destroy(graph);
+    graph =
+        graph_of("mobilenet_v2", "projection:scope=features.3.*+nothing+features.4.conv.2", HL_NORM_DEFAULT);
+    cr_assert_eq(gated(graph, is_in_block_3_or_4_conv_2), 4);
     hl_graph_destroy(graph);
     hl_method method;
     graph = graph_of("mobilenet_v2", NULL, HL_NORM_DEFAULT);

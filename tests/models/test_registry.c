@@ -91,8 +91,8 @@ static void expect_published(const hl_model_info *info, const hl_published *p)
     cr_expect_eq(p->image_size, row.size, "%s", name);
     cr_expect_eq(p->resize, row.resize, "%s: %lld", name, (long long)p->resize);
     cr_expect_str_eq(p->bicubic ? "bicubic" : "bilinear", row.interpolation, "%s", name);
-    cr_expect_arr_eq(info->mean, row.mean, sizeof info->mean, "%s", name);
-    cr_expect_arr_eq(info->std, row.std, sizeof info->std, "%s", name);
+    cr_expect_arr_eq(info->mean, row.mean, sizeof row.mean, "%s", name);
+    cr_expect_arr_eq(info->std, row.std, sizeof row.std, "%s", name);
     cr_expect_eq(p->top1, row.top1, "%s", name);
     cr_expect_str_eq(p->weights_file != NULL ? p->weights_file : "-", row.weights_file, "%s", name);
 }
@@ -292,4 +292,42 @@ Test(registry, stochastic_depth_grows_with_depth_as_torchvisions)
         cr_assert_eq(found, 1, "%s", rows[i].branch);
         hl_graph_destroy(graph);
     }
+}
+
+Test(registry, every_family_builds_for_one_channel_and_for_four)
+{
+    for (int i = 0; i < hl_model_count(); i++) {
+        const hl_model_info *info = hl_model_at(i);
+        hl_graph *own;
+        cr_assert_eq(hl_model_build(info, 0, 5, &own), HL_OK, "%s", hl_last_error());
+        for (int64_t channels = 1; channels <= 4; channels += 3) {
+            hl_graph *graph;
+            cr_assert_eq(hl_model_build_for(info, 0, channels, 5, &graph), HL_OK, "%s: %s", info->name,
+                         hl_last_error());
+            cr_assert_eq(graph->param_count, own->param_count);
+            /* The first weight alone differs, in its inputs. */
+            for (size_t p = 0; p < own->param_count; p++) {
+                const hl_param *a = own->params[p], *b = graph->params[p];
+                bool first = p == 0;
+                cr_expect_eq(b->count * 3, a->count * (first ? channels : 3), "%s: %s", info->name, a->name);
+                cr_expect_eq(b->shape[1], first ? channels : a->shape[1], "%s: %s", info->name, a->name);
+            }
+            hl_graph_destroy(graph);
+        }
+        hl_graph_destroy(own);
+    }
+}
+
+Test(registry, grey_is_normalised_by_the_mean_of_the_three_and_alpha_by_a_half)
+{
+    const hl_model_info *info;
+    float mean[4], std[4];
+    cr_assert_eq(hl_model_find("resnet18", &info), HL_OK);
+    hl_model_normalisation(info, 1, mean, std);
+    cr_expect_float_eq(mean[0], 0.449f, 1e-6f);
+    cr_expect_float_eq(std[0], 0.226f, 1e-6f);
+    hl_model_normalisation(info, 4, mean, std);
+    cr_expect_arr_eq(mean, info->mean, 3 * sizeof *mean);
+    cr_expect_arr_eq(std, info->std, 3 * sizeof *std);
+    cr_expect(mean[3] == 0.5f && std[3] == 0.5f);
 }

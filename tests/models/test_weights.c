@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/safetensors.h"
 #include "support/state_dict.h"
 #include "support/zoo.h"
 
@@ -65,6 +66,107 @@ Test(weights, a_head_for_other_classes_is_left_out)
     hl_tensor_map_destroy(map);
     hl_tensor_map_destroy(weightless);
     hl_tensor_map_destroy(headless);
+}
+
+static const char input_conv[] = "features.0.weight";
+
+/* A state dict of SqueezeNet whose first convolution is a tensor of the golden. */
+static hl_tensor_map *with_input_conv(const hl_model_info *info, const hl_named_tensor *weight)
+{
+    hl_tensor_map *map = state_of(info, CLASSES, HL_KEYS_NATIVE), *made = state_without(map, input_conv);
+    state_put(made, input_conv, HL_DTYPE_F32, weight->ndim, weight->shape, weight->data);
+    hl_tensor_map_destroy(map);
+    return made;
+}
+
+static const hl_param *find_param(const hl_graph *graph, const char *name)
+{
+    for (size_t i = 0; i < graph->param_count; i++)
+        if (strcmp(graph->params[i]->name, name) == 0)
+            return graph->params[i];
+    cr_assert_fail("there is no %s", name);
+    return NULL;
+}
+
+Test(weights, a_first_convolution_fits_images_of_other_channels_as_timm_makes_it)
+{
+    static const char *const names[] = {"grey", "rgb", "rgba"};
+    static const int64_t channels[] = {1, 3, 4};
+    const hl_model_info *info = state_find("squeezenet1_1");
+    hl_tensor_map *golden;
+    cr_assert_eq(hl_safetensors_read("tests/fixtures/models/input_conv.safetensors", &golden), HL_OK, "%s",
+                 hl_last_error());
+    for (int file = 0; file < 3; file++) {
+        hl_tensor_map *map = with_input_conv(info, hl_tensor_map_find(golden, names[file]));
+        for (int wanted = 0; wanted < 3; wanted++) {
+            hl_graph *graph;
+            hl_load_report report;
+            cr_assert_eq(hl_model_build_for(info, 0, channels[wanted], CLASSES, &graph), HL_OK, "%s",
+                         hl_last_error());
+            hl_status status = hl_weights_load(graph, info, map, "file.pth", &report);
+            if (file != wanted && file != 1) {
+                char todo[64];
+                snprintf(todo, sizeof todo, "(give --in-channels %d, or other weights)", (int)channels[file]);
+                cr_expect_eq(status, HL_E_INPUT);
+                cr_expect(strstr(hl_last_error(), input_conv) != NULL &&
+                              strstr(hl_last_error(), todo) != NULL,
+                          "%s", hl_last_error());
+                hl_graph_destroy(graph);
+                continue;
+            }
+            cr_assert_eq(status, HL_OK, "%s", hl_last_error());
+            cr_expect_eq(report.adapted, file != wanted);
+            cr_expect_eq((size_t)report.loaded, graph->param_count);
+            const hl_param *p = find_param(graph, input_conv);
+            const hl_named_tensor *want = hl_tensor_map_find(golden, names[wanted]);
+            cr_assert_eq((size_t)p->count * sizeof(float), want->bytes);
+            for (int64_t i = 0; i < p->count; i++) {
+                float expected = ((const float *)want->data)[i];
+                /* A sum of three normal numbers in another order: two roundings of partial sums below 8. */
+                float most = wanted == 0 && file != wanted ? 2.0f * 8.0f * 0x1p-24f : 0.0f;
+                cr_assert(fabsf(p->host[i] - expected) <= most, "%s from %s, %lld: %.9g, not %.9g",
+                          names[wanted], names[file], (long long)i, (double)p->host[i], (double)expected);
+            }
+            hl_graph_destroy(graph);
+        }
+        hl_tensor_map_destroy(map);
+    }
+    hl_tensor_map_destroy(golden);
+}
+
+/* Only the images' own convolution is adapted, and values are looked at as in any other tensor. */
+Test(weights, no_other_convolution_is_adapted_and_bad_values_are_found)
+{
+    const hl_model_info *info = state_find("squeezenet1_1");
+    hl_tensor_map *golden, *map, *bad, *other;
+    hl_graph *graph;
+    cr_assert_eq(hl_safetensors_read("tests/fixtures/models/input_conv.safetensors", &golden), HL_OK);
+    const hl_named_tensor *rgb = hl_tensor_map_find(golden, "rgb");
+    float *values = malloc(rgb->bytes);
+    memcpy(values, rgb->data, rgb->bytes);
+    values[1000] = NAN;
+    hl_named_tensor damaged = *rgb;
+    damaged.data = values;
+    bad = with_input_conv(info, &damaged);
+    cr_assert_eq(hl_model_build_for(info, 0, 1, CLASSES, &graph), HL_OK);
+    cr_expect_eq(hl_weights_load(graph, info, bad, "file.pth", NULL), HL_E_INPUT);
+    cr_expect_not_null(strstr(hl_last_error(), "features.0.weight holds a value that is not finite"), "%s",
+                       hl_last_error());
+    /* 16 filters of 1x1 over 64 channels where a file has them over 3. */
+    static const int64_t shape[4] = {16, 3, 1, 1};
+    map = with_input_conv(info, rgb);
+    other = state_without(map, "features.3.squeeze.weight");
+    state_put(other, "features.3.squeeze.weight", HL_DTYPE_F32, 4, shape, rgb->data);
+    cr_expect_eq(hl_weights_load(graph, info, other, "file.pth", NULL), HL_E_INPUT);
+    cr_expect(strstr(hl_last_error(), "features.3.squeeze.weight") != NULL &&
+                  strstr(hl_last_error(), "--in-channels") == NULL,
+              "%s", hl_last_error());
+    hl_graph_destroy(graph);
+    hl_tensor_map_destroy(map);
+    hl_tensor_map_destroy(other);
+    hl_tensor_map_destroy(bad);
+    hl_tensor_map_destroy(golden);
+    free(values);
 }
 
 Test(weights, auxiliary_classifiers_are_passed_over)

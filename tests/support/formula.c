@@ -56,6 +56,7 @@ void formula_fill_param(hl_param *p)
     case HL_PARAM_GATE:
     case HL_PARAM_FACTOR:
     case HL_PARAM_MASK:
+    case HL_PARAM_ADAPTER:
         break;
     }
     formula_values(p->name, low, high, p->host, p->count);

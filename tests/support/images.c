@@ -22,14 +22,19 @@ uint8_t *fixture_bytes(const char *name, size_t *size)
 
 expected_image expected_read(const char *name)
 {
+    return expected_read_as(name, 3);
+}
+
+expected_image expected_read_as(const char *name, int channels)
+{
     char file[256];
-    snprintf(file, sizeof file, "%s.rgb", name);
+    snprintf(file, sizeof file, "%s.%s", name, channels == 1 ? "l" : channels == 3 ? "rgb" : "rgba");
     size_t size;
     uint8_t *bytes = fixture_bytes(file, &size);
-    expected_image image;
+    expected_image image = {.channels = channels};
     memcpy(&image.width, bytes, 4);
     memcpy(&image.height, bytes + 4, 4);
-    size_t pixels = (size_t)image.width * (size_t)image.height * 3;
+    size_t pixels = (size_t)image.width * (size_t)image.height * (size_t)channels;
     cr_assert_eq(size, 8 + pixels);
     image.pixels = malloc(pixels);
     memcpy(image.pixels, bytes + 8, pixels);

@@ -84,6 +84,14 @@ void program_free(program_result *result)
     free(result->err);
 }
 
+char *program_succeeds(const char *folder, const char *line)
+{
+    program_result r = program_run(folder, 0, line);
+    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
+    free(r.err);
+    return r.out;
+}
+
 void program_fails(const char *folder, const char *line, int status, const char *text)
 {
     program_result r = program_run(folder, 0, line);

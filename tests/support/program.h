@@ -14,6 +14,9 @@ typedef struct program_result {
 program_result program_run(const char *folder, size_t file_limit, const char *line);
 void program_free(program_result *result);
 
+/* The same without a limit, and checks that all was well; what it printed is the caller's to free. */
+char *program_succeeds(const char *folder, const char *line);
+
 /* The same, and checks what holds for every failure: this exit status, nothing on stdout, and on stderr,
  * besides warnings, exactly one line "heirloom: WHAT: WHY" which has `text` in it. */
 void program_fails(const char *folder, const char *line, int status, const char *text);

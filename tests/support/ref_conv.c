@@ -116,6 +116,8 @@ double ref_conv_act(hl_act act, double x)
         return x * clamp(x / 6.0 + 0.5, 0.0, 1.0);
     case HL_ACT_GELU:
         return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+    case HL_ACT_TANH:
+        return tanh(x);
     }
     return NAN;
 }

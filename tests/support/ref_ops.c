@@ -26,6 +26,8 @@ double ref_act(hl_act act, double x)
         return x * clamp(x / 6.0 + 0.5, 0.0, 1.0);
     case HL_ACT_GELU:
         return 0.5 * x * (1.0 + erf(x / sqrt(2.0)));
+    case HL_ACT_TANH:
+        return tanh(x);
     }
     return x;
 }
@@ -50,14 +52,16 @@ double ref_act_slope(hl_act act, double x)
         return x <= -3.0 ? 0.0 : x >= 3.0 ? 1.0 : x / 3.0 + 0.5;
     case HL_ACT_GELU:
         return 0.5 * (1.0 + erf(x / sqrt(2.0))) + x * exp(-0.5 * x * x) / sqrt(2.0 * acos(-1.0));
+    case HL_ACT_TANH:
+        return 1.0 - tanh(x) * tanh(x);
     }
     return 1.0;
 }
 
 const char *ref_act_name(hl_act act)
 {
-    static const char *const names[] = {"none",        "relu", "relu6",     "sigmoid",
-                                        "hardsigmoid", "silu", "hardswish", "gelu"};
+    static const char *const names[] = {"none", "relu",      "relu6", "sigmoid", "hardsigmoid",
+                                        "silu", "hardswish", "gelu",  "tanh"};
     return names[act];
 }
 

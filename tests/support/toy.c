@@ -45,6 +45,14 @@ void toy_images(const char *folder, int classes, int train, int val, int test)
     }
 }
 
+void toy_folder(const char *parent, const char *name, int classes, int train, int val, int test)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", parent, name);
+    cr_assert_eq(mkdir(path, 0777), 0);
+    toy_images(path, classes, train, val, test);
+}
+
 hl_dataset *toy_data(const char *folder)
 {
     hl_dataset *data;

@@ -10,6 +10,9 @@ enum { TOY_SIZE = 32 };
  * with 0 images a class is left out. */
 void toy_images(const char *folder, int classes, int train, int val, int test);
 
+/* The same in a new folder PARENT/NAME. */
+void toy_folder(const char *parent, const char *name, int classes, int train, int val, int test);
+
 /* The data set in FOLDER. */
 hl_dataset *toy_data(const char *folder);
 

@@ -41,6 +41,7 @@ typedef struct ending {
         usr1; /* ... killed by SIGKILL, or asked to stop; usr1: only to write a checkpoint */
 } ending;
 
+static const char *method = "projection:l1=0.0001";
 static ending wanted;
 static int64_t step_now;
 
@@ -79,8 +80,9 @@ static hl_train_options options_of(const char *run)
 static hl_status train(const char *run, bool resume, hl_train_result *result)
 {
     hl_dataset *data = toy_data(images);
-    hl_model *model = toy_model("mobilenet_v2", CLASSES, "projection:l1=0.0001", HL_NORM_FULL);
+    hl_model *model = toy_model("mobilenet_v2", CLASSES, method, HL_NORM_FULL);
     hl_train_options o = options_of(run);
+    o.layer_decay = 0.9;
     o.resume = resume;
     hl_status status = hl_train(model, data, &o, result);
     hl_model_destroy(model);
@@ -189,6 +191,25 @@ Test(checkpoint, a_resumed_run_ends_bit_for_bit_as_an_unbroken_one)
     free(whole);
 }
 
+/* What l2sp pulls towards is in no checkpoint: it is where the run began. */
+Test(checkpoint, penalties_are_the_same_after_resuming)
+{
+    static const char *const methods[] = {"l2sp:alpha=0.5,beta=0.1", "bss:k=2,eta=0.1"};
+    for (int i = 0; i < 2; i++) {
+        char *whole = scratch_path(folder, i ? "whole1" : "whole0"),
+             *run = scratch_path(folder, i ? "run1" : "run0");
+        method = methods[i];
+        cr_assert_eq(train_in_child(whole, false, (ending){.step = -1}), 0);
+        int how = train_in_child(run, false, (ending){.step = 4});
+        cr_assert(WIFEXITED(how) && WEXITSTATUS(how) == 4, "%s: %d", method, how);
+        cr_assert_eq(train_in_child(run, true, (ending){.step = -1}), 0);
+        expect_same_file(run, whole, "last.safetensors");
+        expect_same_state(run, whole);
+        free(whole);
+        free(run);
+    }
+}
+
 Test(checkpoint, a_finished_run_can_be_resumed_and_stays_as_it_is)
 {
     char *run = scratch_path(folder, "run");
@@ -244,6 +265,10 @@ Test(checkpoint, other_options_are_refused_on_resume)
     hl_model *model = toy_model("mobilenet_v2", CLASSES, "projection:l1=0.0001", HL_NORM_FULL);
     hl_train_options o = options_of(run);
     o.resume = true;
+    o.layer_decay = 0.8;
+    cr_assert_eq(hl_train(model, data, &o, &result), HL_E_ARG);
+    cr_assert_not_null(strstr(hl_last_error(), "--layer-decay 0.9"), "%s", hl_last_error());
+    o.layer_decay = 0.9;
     o.batch_size = 5;
     cr_assert_eq(hl_train(model, data, &o, &result), HL_E_ARG);
     cr_assert_not_null(strstr(hl_last_error(), "--batch-size 4"), "%s", hl_last_error());

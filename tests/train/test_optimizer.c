@@ -77,6 +77,47 @@ Test(optimizer, head_and_gates_have_their_own_rates)
     expect_fall(param("features.0.0.gate"), 0.01);
 }
 
+Test(optimizer, rates_fall_with_the_distance_from_the_head)
+{
+    create("full");
+    options.layer_decay = 0.5;
+    options.head_lr_scale = 2.0;
+    prepare();
+    expect_fall(param("classifier.1.bias"), 0.2);
+    expect_fall(param("features.18.0.weight"), 0.1 * 0.5);
+    expect_fall(param("features.18.1.bias"), 0.1 * 0.5);
+    expect_fall(param("features.16.conv.1.0.weight"), 0.1 * 0.125);
+}
+
+/* The fall of one parameter is that of its penalty alone: gradients 1 are known. */
+Test(optimizer, parameters_are_pulled_back_to_where_they_started_and_the_head_to_zero)
+{
+    create("l2sp:alpha=0.5,beta=0.25");
+    hl_param *weight = param("features.0.0.weight"), *head = param("classifier.1.weight");
+    prepare();
+    expect_fall(weight, 0.1); /* at the start nothing pulls */
+    const float moved = weight->value[0], at = head->value[0];
+    const double back = -0.1; /* from the start, after one step of 0.1 */
+    expect_fall(weight, 0.1 * (1.0 + 0.5 * back));
+    cr_assert_float_eq((double)moved - (double)weight->value[0], 0.1 * (1.0 + 0.5 * back), 2e-7);
+    (void)at;
+    expect_fall(head, 0.1 * (1.0 + 0.25 * (double)head->value[0]));
+    hl_train_record record;
+    double penalty = 0.0;
+    hl_placement *placed = model->graph->placement;
+    for (int t = 0; t < placed->trained_count; t++)
+        for (int64_t i = 0; i < placed->trained[t]->count; i++) {
+            const hl_param *p = placed->trained[t];
+            double v = (double)p->value[i] -
+                       (p->head ? 0.0 : (double)optimizer->start[p->value - placed->values + i]);
+            penalty += 0.5 * (p->head ? 0.25 : 0.5) * v * v;
+        }
+    expect_fall(head, 0.1 * (1.0 + 0.25 * (double)head->value[0]));
+    cr_assert_eq(hl_optimizer_read(optimizer, &record), HL_OK);
+    /* Differences are rounded to float before they are squared. */
+    cr_assert_float_eq(record.step_loss, penalty, 1e-6 * penalty);
+}
+
 Test(optimizer, clipping_scales_long_gradients_and_leaves_short_ones)
 {
     create("linear");

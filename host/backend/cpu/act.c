@@ -85,6 +85,10 @@ HL_CLONES static void act_grad_tile(hl_act act, const float *restrict v, float *
             g[i] *= below + v[i] * density;
         }
         break;
+    case HL_ACT_TANH:
+        for (int64_t i = 0; i < count; i++)
+            g[i] *= 1.0f - v[i] * v[i];
+        break;
     }
 }
 

@@ -57,6 +57,21 @@ static inline float hl_normalf(float x, float *density)
     return x < 0.0f ? tail : 1.0f - tail;
 }
 
+/* Within 3e-7, relative: near zero, where 1 - 2 / (e^2x + 1) cancels, by the polynomial of Cephes' tanhf
+ * (Moshier, netlib.org/cephes). A NaN stays a NaN. */
+static inline float hl_tanhf(float x)
+{
+    float z = x * x, size = fabsf(x);
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    float near = p * z * x + x, far = 1.0f - 2.0f / (hl_expf(2.0f * size) + 1.0f);
+    far = x < 0.0f ? -far : far;
+    return size < 0.625f ? near : far;
+}
+
 /* Comparisons are written so that a NaN falls through. */
 static inline float hl_hardsigmoidf(float x)
 {
@@ -102,6 +117,10 @@ static inline __attribute__((always_inline)) void hl_act_run(hl_act act, float *
             float density;
             v[i] *= hl_normalf(v[i], &density);
         }
+        break;
+    case HL_ACT_TANH:
+        for (int64_t i = 0; i < count; i++)
+            v[i] = hl_tanhf(v[i]);
         break;
     }
 }

@@ -1,4 +1,4 @@
-/* BIAS_GRAD: s_o times the sum of dy over samples and pixels. */
+/* BIAS_GRAD: the sum of dy over samples and pixels, to the parameters that b_eff is made of. */
 #include "backend/cpu/dnnl_util.h"
 #include "backend/cpu/row_blocks.h"
 #include "base/bf16.h"
@@ -81,13 +81,8 @@ static hl_status run(hl_cpu *cpu, hl_step *step)
             column_sums_f32((const float *)dy->data + first * channels, count, channels,
                             partial + b * channels);
     }
-    for (int64_t o = 0; o < channels; o++) {
-        float scale;
-        hl_weight_expr_scale(e, o, o + 1, &scale);
-        float *grad = &e->bias->grad[o];
-        *grad = (step->run->grad_keep != 0.0f ? *grad : 0.0f) +
-                scale * hl_row_blocks_sum(partial, blocks, channels, o);
-    }
+    for (int64_t o = 0; o < channels; o++)
+        hl_weight_expr_bias_grad(e, o, hl_row_blocks_sum(partial, blocks, channels, o), step->run->grad_keep);
     return HL_OK;
 }
 

@@ -51,6 +51,8 @@ static dnnl_status_t append_act(dnnl_post_ops_t ops, hl_act act)
         return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_hardswish, 0.0f, 0.0f);
     case HL_ACT_GELU:
         return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
+    case HL_ACT_TANH:
+        return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_tanh, 0.0f, 0.0f);
     }
     return dnnl_invalid_arguments;
 }

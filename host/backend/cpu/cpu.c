@@ -39,6 +39,7 @@ static const hl_cpu_op *const table[HL_STEP_KIND_COUNT] = {
     [HL_STEP_CONCAT_GRAD] = &hl_cpu_concat_grad,
     [HL_STEP_DROPOUT_GRAD] = &hl_cpu_dropout_grad,
     [HL_STEP_DROP_PATH_GRAD] = &hl_cpu_drop_path_grad,
+    [HL_STEP_SPECTRAL_GRAD] = &hl_cpu_spectral_grad,
     [HL_STEP_OPTIMIZE] = &hl_cpu_optimize,
 };
 

@@ -121,14 +121,15 @@ static hl_status prepare(hl_cpu *cpu, hl_step *step)
         f->changed_offset = hl_dnnl_reserve(&f->exec, bytes);
     }
     f->as_is = f->expr.kind == HL_WEIGHT_PLAIN && !hl_weight_expr_is_scaled(&f->expr) && !f->permute;
-    f->folded_offset = f->as_is ? 0 : hl_dnnl_reserve(&f->exec, bytes);
+    for (int i = FORWARD; i <= DATA_GRADIENT; i++)
+        f->packs = f->packs || result(step, i) != NULL;
+    f->folded_offset = f->as_is || !f->packs ? 0 : hl_dnnl_reserve(&f->exec, bytes);
     f->permuted_offset = f->permute ? hl_dnnl_reserve(&f->exec, bytes) : f->folded_offset;
     hl_dnnl_place source =
         f->as_is ? (hl_dnnl_place){.param = f->expr.weight} : (hl_dnnl_place){.offset = f->permuted_offset};
     for (int i = FORWARD; i <= DATA_GRADIENT; i++) {
         if (result(step, i) == NULL)
             continue;
-        f->packs = true;
         hl_status status = pack(cpu, step, f, result(step, i), source);
         if (status != HL_OK) {
             release(cpu, step);

@@ -1,5 +1,5 @@
 /* OPTIMIZE: SGD, Adam and AdamW as torch.optim computes them, and LARS, over the flat arrays; in front of
- * them the l1 term, the check that all gradients are finite, and clipping. */
+ * them the penalties, the check that all gradients are finite, and clipping. */
 #include <math.h>
 #include <string.h>
 
@@ -141,6 +141,31 @@ static double penalty(const hl_optimize_attr *o, const hl_segment *segment, doub
     return (double)segment->l1 * sum;
 }
 
+HL_CLONES static double pull_chunk(float slope, const float *restrict value, const float *restrict start,
+                                   float *restrict grad, int64_t n)
+{
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        float moved = value[i] - start[i];
+        grad[i] += slope * moved;
+        sum += (double)moved * (double)moved;
+    }
+    return sum;
+}
+
+/* The same for pull/2 |v - start|^2. */
+static double pull_back(const hl_optimize_attr *o, const hl_segment *segment, double loss_scale)
+{
+    enum { CHUNK = 16384 };
+    double sum = 0.0;
+    const float slope = (float)((double)segment->pull * loss_scale);
+    for (int64_t at = segment->first, end = at + segment->count; at < end; at += CHUNK)
+        sum += pull_chunk(slope, o->value + at, o->start + at, o->grad + at,
+                          end - at < CHUNK ? end - at : CHUNK);
+    return 0.5 * (double)segment->pull * sum;
+}
+
 /* What is summed over all segments before the update. */
 typedef struct survey {
     double penalty, squares;
@@ -155,6 +180,8 @@ static survey survey_gradients(const hl_step *step)
         const hl_segment *segment = &o->segments[s];
         if (segment->l1 > 0.0f)
             all.penalty += penalty(o, segment, step->record->loss_scale);
+        if (segment->pull > 0.0f)
+            all.penalty += pull_back(o, segment, step->record->loss_scale);
         all.finite = all.finite && all_finite(o->grad + segment->first, segment->count);
         if (o->clip_norm > 0.0f)
             all.squares += sum_squares(o->grad + segment->first, segment->count);

@@ -33,21 +33,23 @@ hl_status hl_recombine_form_make(const hl_step *step, const hl_tensor *s, const 
                                  hl_recombine_form *form)
 {
     const hl_param *gate = step->conv.expr->gate;
-    int64_t groups = step->conv.groups;
+    /* A factor for each output is a gate of one input in as many groups as one likes. */
+    bool row = gate != NULL && gate->ndim == 1;
+    int64_t groups = row ? 1 : step->conv.groups;
     if (gate == NULL || groups < 1 || gate->shape[0] % groups != 0)
         return hl_fail(HL_E_INTERNAL, step->name, NULL,
                        "recombination needs a gate whose outputs split into groups");
     form->groups = groups;
-    form->inputs = gate->shape[1];
+    form->inputs = row ? 1 : gate->shape[1];
     form->outputs = gate->shape[0] / groups;
     form->channels = gate->shape[0];
-    form->subfunctions = gate->shape[0] * gate->shape[1];
+    form->subfunctions = form->channels * form->inputs;
     form->rows = y->shape.n * y->shape.h * y->shape.w;
     if (y->shape.c != form->channels || s->shape.c != form->subfunctions || s->shape.n != y->shape.n ||
         s->shape.h != y->shape.h || s->shape.w != y->shape.w)
         return hl_fail(HL_E_INTERNAL, step->name, NULL,
                        "%lld sub-functions and a gate of %lldx%lld do not make %lld outputs",
-                       (long long)s->shape.c, (long long)gate->shape[0], (long long)gate->shape[1],
+                       (long long)s->shape.c, (long long)form->channels, (long long)form->inputs,
                        (long long)y->shape.c);
     return HL_OK;
 }

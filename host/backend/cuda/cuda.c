@@ -39,6 +39,7 @@ const hl_cuda_op *const hl_cuda_ops[HL_STEP_KIND_COUNT] = {
     [HL_STEP_CONCAT_GRAD] = &hl_cuda_concat_grad,
     [HL_STEP_DROPOUT_GRAD] = &hl_cuda_dropout,
     [HL_STEP_DROP_PATH_GRAD] = &hl_cuda_drop_path,
+    [HL_STEP_SPECTRAL_GRAD] = &hl_cuda_spectral_grad,
     [HL_STEP_OPTIMIZE] = &hl_cuda_optimize,
 };
 

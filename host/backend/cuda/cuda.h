@@ -52,7 +52,8 @@ extern const hl_cuda_op hl_cuda_input, hl_cuda_act, hl_cuda_act_grad, hl_cuda_ad
     hl_cuda_global_pool, hl_cuda_global_pool_grad;
 extern const hl_cuda_op hl_cuda_norm, hl_cuda_norm_grad, hl_cuda_norm_batch, hl_cuda_norm_batch_grad,
     hl_cuda_layer_norm, hl_cuda_layer_norm_grad;
-extern const hl_cuda_op hl_cuda_pool, hl_cuda_pool_grad, hl_cuda_loss, hl_cuda_tally, hl_cuda_optimize;
+extern const hl_cuda_op hl_cuda_pool, hl_cuda_pool_grad, hl_cuda_loss, hl_cuda_tally, hl_cuda_spectral_grad,
+    hl_cuda_optimize;
 /* By kind; cuda.c. */
 extern const hl_cuda_op *const hl_cuda_ops[HL_STEP_KIND_COUNT];
 

@@ -1,4 +1,4 @@
-/* LOSS, TALLY, OPTIMIZE: the ends of a training step. */
+/* LOSS, TALLY, SPECTRAL_GRAD, OPTIMIZE: the ends of a training step. */
 #include <stdlib.h>
 
 #include "backend/cuda/cuda.h"
@@ -41,6 +41,37 @@ static hl_status tally_run(hl_cuda *cuda, hl_step *step)
 
 const hl_cuda_op hl_cuda_tally = {.run = tally_run};
 
+static hl_status spectral_check(const hl_cuda *cuda, const hl_step *step)
+{
+    HL_TRY(hl_cuda_check_floats(cuda, step));
+    return hl_step_check_spectral(step);
+}
+
+static hl_status spectral_prepare(hl_cuda *cuda, hl_step *step)
+{
+    (void)cuda;
+    step->scratch_bytes =
+        hl_spectral_scratch(step->in[0]->shape.n, hl_shape_count(step->in[0]->shape) / step->in[0]->shape.n);
+    return HL_OK;
+}
+
+static hl_status spectral_run(hl_cuda *cuda, hl_step *step)
+{
+    const hl_tensor *features = step->in[0];
+    const hl_spectral_args args = {.features = features->data,
+                                   .gradient = step->out[0]->data,
+                                   .rows = features->shape.n,
+                                   .columns = hl_shape_count(features->shape) / features->shape.n,
+                                   .eta = step->spectral.eta,
+                                   .smallest = step->spectral.smallest,
+                                   .scratch = step->exec};
+    return HL_LAUNCHED(hl_launch_spectral_grad(&args, features->elem, cuda->run, step->record, cuda->compute),
+                       step);
+}
+
+const hl_cuda_op hl_cuda_spectral_grad = {
+    .check = spectral_check, .prepare = spectral_prepare, .bind = hl_cuda_bind_scratch, .run = spectral_run};
+
 typedef struct optimize_exec {
     hl_segment *segments; /* device */
     hl_optimize_block *blocks;
@@ -80,6 +111,7 @@ static hl_status optimize_prepare(hl_cuda *cuda, hl_step *step)
                                     .grad = o->grad,
                                     .moment1 = o->moment1,
                                     .moment2 = o->moment2,
+                                    .start = o->start,
                                     .segments = exec->segments,
                                     .blocks = exec->blocks,
                                     .segment_count = o->segment_count,

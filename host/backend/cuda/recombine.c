@@ -5,12 +5,13 @@ enum { S, GRAD_Y = 1, GRADIENTS = 2 };
 
 static hl_recombine_args arguments(const hl_step *step, const hl_tensor *y)
 {
-    const hl_param *w = step->conv.expr->weight;
-    return (hl_recombine_args){.gate = step->conv.expr->gate->value,
+    const hl_param *gate = step->conv.expr->gate;
+    bool row = gate->ndim == 1;
+    return (hl_recombine_args){.gate = gate->value,
                                .rows = hl_rows(y),
                                .channels = y->shape.c,
-                               .groups = (int32_t)step->conv.groups,
-                               .inputs = (int32_t)w->shape[1],
+                               .groups = row ? 1 : (int32_t)step->conv.groups,
+                               .inputs = row ? 1 : (int32_t)gate->shape[1],
                                .act = step->conv.act};
 }
 

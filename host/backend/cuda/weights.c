@@ -8,7 +8,9 @@ hl_expr_args hl_cuda_expr(const hl_weight_expr *e)
 #define VALUE(p) ((p) != NULL ? (p)->value : NULL)
     return (hl_expr_args){
         .weight = e->weight->value,
-        .gate = VALUE(e->gate),
+        .gate = e->kind == HL_WEIGHT_ROW ? NULL : VALUE(e->gate),
+        .row_gate = e->kind == HL_WEIGHT_ROW ? e->gate->value : NULL,
+        .offset = VALUE(e->offset),
         .bias = VALUE(e->bias),
         .norm_scale = VALUE(e->norm_scale),
         .norm_shift = VALUE(e->norm_shift),
@@ -168,11 +170,11 @@ static hl_status weight_grad_run(hl_cuda *cuda, hl_step *step)
         return changed_grad_run(cuda, step);
     const hl_expr_args expr = hl_cuda_expr(e);
     const hl_tensor *dw = step->in[0];
-    return HL_LAUNCHED(hl_launch_weight_grad(&expr, packing(&step->conv), dw->data, dw->elem,
-                                             e->gate != NULL && e->gate->trained ? e->gate->grad : NULL,
-                                             e->weight->trained ? e->weight->grad : NULL, cuda->run,
-                                             cuda->compute),
-                       step);
+    bool gate = e->kind == HL_WEIGHT_GATED && e->gate->trained;
+    return HL_LAUNCHED(
+        hl_launch_weight_grad(&expr, packing(&step->conv), dw->data, dw->elem, gate ? e->gate->grad : NULL,
+                              e->weight->trained ? e->weight->grad : NULL, cuda->run, cuda->compute),
+        step);
 }
 
 const hl_cuda_op hl_cuda_weight_grad = {.check = check_counts,
@@ -187,12 +189,21 @@ static hl_status bias_grad_prepare(hl_cuda *cuda, hl_step *step)
     return HL_OK;
 }
 
+static float *trained_grad(const hl_param *p)
+{
+    return p != NULL && p->trained ? p->grad : NULL;
+}
+
 static hl_status bias_grad_run(hl_cuda *cuda, hl_step *step)
 {
-    const hl_expr_args expr = hl_cuda_expr(step->conv.expr);
+    const hl_weight_expr *e = step->conv.expr;
+    const hl_expr_args expr = hl_cuda_expr(e);
     const hl_tensor *dy = step->in[0];
-    return HL_LAUNCHED(hl_launch_bias_grad(&expr, dy->data, dy->elem, hl_rows(dy), dy->shape.c,
-                                           step->conv.expr->bias->grad, cuda->run, step->exec, cuda->compute),
+    const hl_bias_grads grads = {.dbias = trained_grad(e->bias),
+                                 .doffset = trained_grad(e->offset),
+                                 .dshift = trained_grad(e->norm_shift)};
+    return HL_LAUNCHED(hl_launch_bias_grad(&expr, dy->data, dy->elem, hl_rows(dy), dy->shape.c, grads,
+                                           cuda->run, step->exec, cuda->compute),
                        step);
 }
 
