@@ -66,10 +66,11 @@ BACKBONES = {
 
 
 def smooth(net):
-    formula.smoothen(net)
     for parent in list(net.modules()):
         for name, m in list(parent.named_children()):
-            if isinstance(m, nn.MaxPool2d):
+            if isinstance(m, (nn.ReLU, nn.ReLU6)):
+                setattr(parent, name, nn.SiLU())
+            elif isinstance(m, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(m.kernel_size, m.stride, m.padding, count_include_pad=False))
             elif isinstance(m, nn.Dropout) or type(m).__name__ == "StochasticDepth":
                 m.p = 0.0
@@ -98,10 +99,11 @@ def step(model, method, dtype):
     ROWS[method][0](t)
     net.train(t.batch)
     moving = {k: b for k, b in net.named_buffers() if not k.endswith("num_batches_tracked")} if t.batch else {}
+    moving.update(t.moving)
     before = {k: v.detach().clone() for k, v in {**t.trained, **moving}.items()}
     images = draw("images", -2.0, 2.0, (BATCH, SIZE, SIZE, 3)).to(dtype).permute(0, 3, 1, 2)
     labels = torch.arange(BATCH) * 3 % CLASSES
-    update = torch.optim.SGD(list(t.trained.values()), lr=LR_BATCH if t.batch else LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY)
+    update = torch.optim.SGD(list(t.trained.values()), lr=LR_BATCH if t.batch or moving else LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY)
     losses = []
 
     def loss():

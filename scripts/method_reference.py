@@ -29,7 +29,8 @@ class Transfer:
         self.trained = {}   # name: leaf
         self.weights = {}   # name of a parameter: function without arguments that gives it
         self.penalty = lambda: 0.0
-        self.batch = False  # norms on the statistics of the batch
+        self.batch = False  # the network's norms use the statistics of the batch
+        self.moving = {}    # running statistics of what is added
         self.steps = 1
         for key in self.base:
             if key.startswith(head + "."):
@@ -331,6 +332,18 @@ def residual_adapter(t):
         t.behind(name, lambda x, y, w=weight, c=conv: y + F.conv2d(x, w, None, c.stride, 0, 1, c.groups))
 
 
+def residual_adapter_series(t):
+    """Rebuffi et al., 2017, arXiv 1705.08045: y + A norm(y), the norm on statistics of the batch."""
+    for name, conv in t.convs("inner"):
+        o = conv.out_channels
+        scale, shift = t.add(name + ".adapter_norm.weight", (o,)), t.add(name + ".adapter_norm.bias", (o,))
+        mean, var = torch.zeros(o, dtype=t.dtype), torch.ones(o, dtype=t.dtype)
+        t.moving.update({name + ".adapter_norm.running_mean": mean, name + ".adapter_norm.running_var": var})
+        weight = t.add(name + ".adapter.weight", (o, o // conv.groups, 1, 1))
+        t.behind(name, lambda _x, y, s=scale, b=shift, m=mean, v=var, w=weight, c=conv:
+                 y + F.conv2d(F.batch_norm(y, m, v, s, b, True, 0.1, 1e-5), w, None, groups=c.groups))
+
+
 def repadapter(t, r=8):
     """Luo et al., 2023, arXiv 2302.08106, in front of the layers that read a block's input; what skips the block reads
     that as it was."""
@@ -350,13 +363,17 @@ def repadapter(t, r=8):
 # ---- losses ----
 
 def l2sp(t, alpha=0.1, beta=0.01):
-    """Two steps: there is nothing to pull back before the first."""
-    everything(t)
+    """Two steps, as there is nothing to pull back before the first; norms are frozen, since on statistics of few samples
+    rounding grows from step to step."""
+    norms = {n for n, _ in t.norms()}
+    for key in t.base:
+        if key.rsplit(".", 1)[0] not in norms:
+            t.train(key)
     t.steps = 2
     start = {k: p.detach().clone() for k, p in t.base.items()}
     head = lambda key: key.startswith(t.head + ".")
     t.penalty = lambda: sum(beta / 2 * p.square().sum() if head(k) else alpha / 2 * (p - start[k]).square().sum()
-                            for k, p in t.base.items())
+                            for k, p in t.trained.items())
 
 
 def bss(t, k=1, eta=1e-3):
@@ -393,7 +410,8 @@ ROWS = {
     "conv-adapter": (conv_adapter, 356848),
     "conv-adapter-sequential": (lambda t: conv_adapter(t, sequential=True), 356848),
     "residual-adapter": (residual_adapter, 1257472),
+    "residual-adapter-series": (residual_adapter_series, None),
     "repadapter": (repadapter, 170688),
-    "l2sp": (l2sp, 23508032),
+    "l2sp": (l2sp, 23508032 - 53120),
     "bss": (bss, 23508032),
 }

@@ -196,10 +196,7 @@ static void set_stages(const hl_graph *g, hl_blocks *blocks)
     hl_shape before = {0};
     for (int b = 0; b < blocks->count; b++) {
         hl_block *block = &blocks->items[b];
-        hl_shape map = before;
-        for (size_t k = block->first; k <= block->last; k++)
-            if (node_at(g, k)->op == HL_OP_CONV && node_at(g, k)->shape.h * node_at(g, k)->shape.w > 1)
-                map = node_at(g, k)->shape;
+        hl_shape map = node_at(g, block->last)->shape;
         blocks->stages += b == 0 || map.h != before.h || map.w != before.w;
         block->stage = blocks->stages - 1;
         block->input = node_at(g, block->first)->in[0];

@@ -29,6 +29,17 @@ const method_row method_rows[] = {
     ROW("projection-dense", "projection:scope=dense"),
     ROW("projection-linear-bias", "projection:linear=1,bias=1", .only = "convnext_tiny"),
     ROW("projection-rank", "projection:rank=2"),
+    ROW("partial-block", "partial:blocks=1"),
+    ROW("partial-stage", "partial:stages=1"),
+    ROW("bitfit", "bitfit"),
+    ROW("ia3", "ia3"),
+    ROW("ssf", "ssf"),
+    ROW("ssf-norms", "ssf:norms=1"),
+    ROW("conv-adapter", "conv-adapter:gamma=4", .stays_on = "all"),
+    ROW("conv-adapter-sequential", "conv-adapter:gamma=4,form=sequential", .stays_on = "all"),
+    ROW("residual-adapter", "residual-adapter"),
+    ROW("residual-adapter-series", "residual-adapter:series=1"),
+    ROW("repadapter", "repadapter:r=8", .stays_on = "resnet18 mobilenet_v2 convnext_tiny densenet121"),
     ROW("lora", "lora:r=8,alpha=16"),
     ROW("lora-spatial", "lora:r=8,alpha=16,spatial=1"),
     ROW("dora", "dora:r=8,alpha=16", .own_gradient = true),
@@ -37,11 +48,19 @@ const method_row method_rows[] = {
     ROW("convlora", "convlora:r=8,alpha=16"),
     ROW("piggyback", "piggyback", .own_gradient = true),
     ROW("atoms", "atoms:m=9", .any_sign = true),
+    ROW("l2sp", "l2sp:alpha=.1,beta=.01", .norm = HL_NORM_FROZEN),
+    ROW("bss", "bss:k=1,eta=1e-3", .own_gradient = true),
 };
 
 int method_row_count(void)
 {
     return sizeof method_rows / sizeof *method_rows;
+}
+
+bool method_stays(const method_row *row, const method_backbone *b)
+{
+    return row->stays_on != NULL &&
+           (strcmp(row->stays_on, "all") == 0 || strstr(row->stays_on, b->model) != NULL);
 }
 
 static const hl_model_info *variant_of(const method_backbone *b)
@@ -99,14 +118,15 @@ hl_model *method_model(const method_backbone *b, const method_row *row)
     hl_model *m = calloc(1, sizeof *m);
     m->info = variant_of(b);
     m->classes = METHODS_CLASSES;
-    m->preprocess = (hl_preprocess){.size = METHODS_SIZE, .resize = METHODS_SIZE, .std = {1.0f, 1.0f, 1.0f}};
+    m->preprocess = (hl_preprocess){
+        .size = METHODS_SIZE, .resize = METHODS_SIZE, .channels = 3, .std = {1.0f, 1.0f, 1.0f}};
     m->graph = method_plain_graph(b);
     formula_fill(m->graph);
     cr_assert_eq(hl_model_hash_base(m), HL_OK, "%s", hl_last_error());
     size_t count = m->graph->param_count;
     hl_param **own = malloc(count * sizeof *own);
     memcpy(own, m->graph->params, count * sizeof *own);
-    cr_assert_eq(hl_model_apply_method(m, row->text, HL_NORM_DEFAULT, 1), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_model_apply_method(m, row->text, row->norm, 1), HL_OK, "%s", hl_last_error());
     for (size_t i = 0; i < m->graph->param_count; i++) {
         bool added = true;
         for (size_t k = 0; k < count && added; k++)

@@ -18,11 +18,14 @@ typedef struct method_row {
     const char *text;   /* what --method is given */
     const char *only;   /* the one backbone where it differs from another row, or NULL: all */
     hl_exec exec;
-    /* By definition the gradient is another than that of what is computed: a straight-through estimate, or a
-     * factor taken for a constant. */
+    hl_norm_mode norm;
+    /* By definition the gradient is another than that of the loss: a straight-through estimate, a factor
+     * taken for a constant, a penalty. */
     bool own_gradient;
-    bool any_sign;          /* signs and order of what is trained are left open */
-    const char *unmergable; /* what merging says why it cannot be done; NULL: it can */
+    bool any_sign; /* signs and order of what is trained are left open */
+    /* Backbones on which layers of the method stay when it is merged, since something nonlinear or a padding
+     * follows them: "all", names with spaces between them, or NULL: none. */
+    const char *stays_on;
 } method_row;
 
 extern const method_row method_rows[];
@@ -30,10 +33,14 @@ extern const method_backbone method_backbones[];
 enum { METHOD_BACKBONES = 5 };
 int method_row_count(void);
 
+bool method_stays(const method_row *row, const method_backbone *backbone);
+
 /* The backbone with the formula's weights and the method applied, not placed yet; SiLU for ReLU, averages for
  * maxima, no dropout. What the method adds has values in the range that scripts/method_reference.py draws it
  * from. */
 hl_model *method_model(const method_backbone *backbone, const method_row *row);
+bool method_stays(const method_row *row, const method_backbone *backbone);
+
 /* The backbone without a method, its parameters zero. */
 hl_graph *method_plain_graph(const method_backbone *backbone);
 
