@@ -246,8 +246,8 @@ def lokr(t, r=8, alpha=8):
 def convlora(t, r=8, alpha=16):
     for name, conv in t.convs():
         o, i, k, _ = conv.weight.shape
-        a = t.add(name + ".lora_A", (r * k, i * conv.groups * k))
-        b = t.add(name + ".lora_B", (o // conv.groups * k, r * k))
+        a = t.add(name + ".lora_A", (r * k, i * conv.groups * k), 0.05)
+        b = t.add(name + ".lora_B", (o // conv.groups * k, r * k), 0.05)
         t.change(name, lambda w, a=a, b=b: w + alpha / r * (b @ a).reshape(w.shape))
 
 

@@ -1,4 +1,5 @@
-/* full: every weight, bias and layer scale (full fine-tuning); norms as --norm says, by default everything in them too. */
+/* full: every weight, bias and layer scale (full fine-tuning); norms as --norm says, by default everything in
+ * them too. */
 #include "method/method.h"
 
 hl_status hl_method_train_all(hl_graph *graph, const hl_method *method, uint64_t seed)

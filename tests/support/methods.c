@@ -15,15 +15,28 @@ const method_backbone method_backbones[METHOD_BACKBONES] = {{"resnet18", 0.25},
                                                             {"convnext_tiny", 0.25},
                                                             {"densenet121", 0.25}};
 
+#define ROW(GOLDEN, ...)                                                                                     \
+    {                                                                                                        \
+        .golden = GOLDEN, .text = __VA_ARGS__                                                                \
+    }
 const method_row method_rows[] = {
-    {.golden = "linear", .text = "linear"},
-    {.golden = "full", .text = "full"},
-    {.golden = "norm", .text = "norm"},
-    {.golden = "projection", .text = "projection", .exec = HL_EXEC_FOLD},
-    {.golden = "projection", .text = "projection", .exec = HL_EXEC_CACHE},
-    {.golden = "projection-spatial", .text = "projection:scope=spatial"},
-    {.golden = "projection-dense", .text = "projection:scope=dense"},
-    {.golden = "projection-linear-bias", .text = "projection:linear=1,bias=1", .only = "convnext_tiny"},
+    ROW("linear", "linear"),
+    ROW("full", "full"),
+    ROW("norm", "norm"),
+    ROW("projection", "projection", .exec = HL_EXEC_FOLD),
+    ROW("projection", "projection", .exec = HL_EXEC_CACHE),
+    ROW("projection-spatial", "projection:scope=spatial"),
+    ROW("projection-dense", "projection:scope=dense"),
+    ROW("projection-linear-bias", "projection:linear=1,bias=1", .only = "convnext_tiny"),
+    ROW("projection-rank", "projection:rank=2"),
+    ROW("lora", "lora:r=8,alpha=16"),
+    ROW("lora-spatial", "lora:r=8,alpha=16,spatial=1"),
+    ROW("dora", "dora:r=8,alpha=16", .own_gradient = true),
+    ROW("loha", "loha:r=8,alpha=8"),
+    ROW("lokr", "lokr:r=8,alpha=8"),
+    ROW("convlora", "convlora:r=8,alpha=16"),
+    ROW("piggyback", "piggyback", .own_gradient = true),
+    ROW("atoms", "atoms:m=9", .any_sign = true),
 };
 
 int method_row_count(void)
@@ -50,17 +63,18 @@ hl_graph *method_plain_graph(const method_backbone *b)
     return graph;
 }
 
-/* Ranges of what methods add, by what names end in: -0.2 to 0.2 but for these. */
+/* Ranges of what methods add, by method_kind: -0.2 to 0.2 but for these. */
 static const struct {
-    const char *suffix;
+    const char *kind;
     double low, high; /* both 0: as it is */
-} ranges[] = {{"mask", 0.0, 1e-2}, {"lora_magnitude_vector", 0, 0}, {"atoms", 0, 0}, {"ssf.scale", 0.8, 1.2}};
+} ranges[] = {{"mask", 0.0, 1e-2},     {"lora_magnitude_vector", 0, 0}, {"atoms", 0, 0},
+              {"ssf.scale", 0.8, 1.2}, {"lora_A", -0.05, 0.05},         {"lora_B", -0.05, 0.05}};
 
 static void fill_added(hl_param *p)
 {
     double low = -0.2, high = 0.2;
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
-        if (strcmp(method_kind(p), ranges[i].suffix) == 0) {
+        if (strcmp(method_kind(p), ranges[i].kind) == 0) {
             low = ranges[i].low;
             high = ranges[i].high;
         }
