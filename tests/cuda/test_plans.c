@@ -154,7 +154,7 @@ Test(plans, inserted_layers)
             for (size_t k = 0; k < sizeof methods / sizeof *methods; k++) {
                 const hl_model_info *info;
                 cr_assert_eq(hl_model_find(models[m], &info), HL_OK);
-                failures += plan_model(planner, info, methods[k], &numbers[n], false);
+                failures += plan_model(planner, info, 3, methods[k], &numbers[n], false);
             }
         hl_backend_close(planner);
     }
