@@ -9,6 +9,7 @@ where a number of heirloom's is not the one expected. Needs peft and lycoris-lor
 """
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ import torch
 import torchvision
 
 warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
 
 MODELS = ["resnet50", "mobilenet_v2", "resnext50_32x4d", "densenet121"]
 # Trained parameters of ResNet-50 without its head, and who counts the same.
@@ -108,14 +110,10 @@ def lycoris_count(build, algorithm):
     import lycoris
 
     model = build()
-    lycoris.LycorisNetwork.apply_preset({"target_module": [], "target_name": ["*"]})
-    lycoris.LycorisNetwork.apply_preset(
-        {"target_module": ["Conv2d"], "target_name": [name for name, _ in convolutions(model)]}
-    )
-    network = lycoris.create_lycoris(
-        model, 1.0, linear_dim=8, linear_alpha=8, conv_dim=8, conv_alpha=8, algo=algorithm
-    )
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+    names = [name for name, _ in convolutions(model)]
+    lycoris.LycorisNetwork.apply_preset({"target_module": [], "target_name": names})
+    network = lycoris.create_lycoris(model, 1.0, linear_dim=8, linear_alpha=8, algo=algorithm)
+    return sum(p.numel() for layer in network.loras for p in layer.parameters())
 
 
 def reason(error):
@@ -124,6 +122,8 @@ def reason(error):
 
 
 def builder(name):
+    """Networks without values, of which only shapes are asked."""
+
     def build():
         return getattr(torchvision.models, name)(weights=None)
 
@@ -146,7 +146,8 @@ def reference(name, model, method):
         count = from_shapes(model, method)
         return count, f"{count:,}"
     try:
-        count = peft_count(builder(name), method)
+        with torch.device("meta"):
+            count = peft_count(builder(name), method)
     except Exception as error:  # whatever the library raises is its answer
         return None, f"{type(error).__name__}: {reason(error)}"
     if kind in ("lora", "dora"):
@@ -195,7 +196,8 @@ def main():
     methods = known(arguments.program)
     rows, wrong = [], 0
     for name in MODELS:
-        model = builder(name)()
+        with torch.device("meta"):
+            model = builder(name)()
         for method, (published, source) in METHODS.items():
             if method.split(":")[0] not in methods:
                 print(f"check_methods: {method}: SKIPPED, heirloom has it not", file=sys.stderr)
@@ -236,7 +238,7 @@ def write(path, rows, failures):
         out.write(f"Without the head, as `scripts/check_methods.py` prints them ({version}).\n\n")
         out.write("| model | method | heirloom | beside | says |\n|---|---|---:|---|---|\n")
         for name, method, count, source, said, mark in rows:
-            out.write(f"| {name} | `{method}` | {count} {mark}| {source} | {said} |\n")
+            out.write(f"| {name} | `{method}` | {' '.join([count, mark]).strip()} | {source} | {said} |\n")
         out.write("\nWhat peft's LoRA does on single convolutions that heirloom's tests cover\n")
         out.write("(`tests/method/test_weight_methods.c`):\n\n| convolution | peft |\n|---|---|\n")
         for what, said in failures:
