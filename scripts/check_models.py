@@ -12,9 +12,10 @@ logits     The program loads what torch.save wrote and classifies images, each s
 gradients  Of the loss with respect to every parameter, against PyTorch in double, norms on running statistics:
            the largest difference of a parameter's gradient, relative to its norm. Activations near a kink fall to
            either side of it by rounding, and one in a million moves gradients by more than the limit, whoever computes
-           them. So twice: with SiLU in place of every activation, which has no kinks; and with the network's own
-           activations on up to TRIES batches of images, of which one must agree: a wrong gradient is wrong for all of
-           them, a kink is met by chance. On images as small as the network takes.
+           them; so do two values within rounding of each other in a window of a max pool. So twice: with the network's
+           own activations, and with SiLU in place of every one, which leaves kinks to max pools alone; each on up to
+           TRIES batches of images, of which one must agree: a wrong gradient is wrong for all of them, a kink is met by
+           chance. On images as small as the network takes.
 step       One training step with projection at batch 8 and the model's own image size: peak memory of the process.
            Its result is exported, PyTorch loads it with strict=True, and the logits are compared with the run's.
 timm       Where timm has the network under other names: its state dict is loaded by the program, and what the program
@@ -212,13 +213,15 @@ def compare_gradients(options, name, folder, net, seed, smooth):
 def check_gradients(options, name, folder, _paths):
     net = fresh(reference.meta(name))
     torch.save(net.state_dict(), os.path.join(folder, "weights.pth"))
-    net = prepare(net, False)
-    best = float("inf")
-    for seed in range(TRIES):
-        best = min(best, compare_gradients(options, name, folder, net, seed, False))
-        if best <= LIMIT:
-            break
-    return {"gradient": best, "smooth": compare_gradients(options, name, folder, prepare(net, True), 0, True)}
+    result = {}
+    for key, smooth in (("gradient", False), ("smooth", True)):
+        net, best = prepare(net, smooth), float("inf")
+        for seed in range(TRIES):
+            best = min(best, compare_gradients(options, name, folder, net, seed, smooth))
+            if best <= LIMIT:
+                break
+        result[key] = best
+    return result
 
 
 def check_step(options, name, folder, paths):
@@ -314,7 +317,9 @@ What `make check-models` measured (scripts/check_models.py says how), PyTorch %s
 below 1e-3. Weights are random, with norms whose statistics and scales differ from channel to channel.
 
 - *logits*: of the same images, each side with its own decoding, resizing and preprocessing
-- *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in their place
+- *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in their place.
+  Two images of the least size that the network takes, in double there; of up to six draws the first whose differences are below the limit, since a kink
+  within rounding (of an activation, or of two values in a window of a max pool) moves gradients by more, whoever computes them
 - *exported*: logits of a run's network and of its export in PyTorch, loaded with `strict=True`
 - *from timm*, *to timm*: logits of timm's network, its state dict loaded here, and of timm's network with what `--keys timm` exports
 - *grey*, *RGBA*: logits with `--in-channels 1` and `4` from weights for RGB, the network's first convolution adapted by timm; and of exports, loaded

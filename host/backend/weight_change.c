@@ -7,8 +7,10 @@
 #include "base/memory.h"
 #include "base/simd.h"
 
-/* Rows are worked through in strips, which fit in the first cache. */
-enum { STRIP = 256, GRAD_STRIP = 32 };
+/* Rows are worked through in strips, which fit in the first cache, products in tiles, which fit in registers.
+ * Where a row and the rank are at most NARROW (atoms of 3x3 kernels), many rows are taken at once. */
+enum { STRIP = 256, TILE = 64, GRAD_STRIP = 32, NARROW = 16, NARROW_ROWS = 512 };
+typedef float narrow __attribute__((vector_size(NARROW * sizeof(float)))); /* a row, zeros behind it */
 
 static int64_t window_of(const hl_weight_expr *e)
 {
@@ -26,6 +28,25 @@ HL_CLONES static void add_scaled(float factor, const float *restrict x, float *r
         y[j] += factor * x[j];
 }
 
+/* out[j] = sum over r of left[r] right[r, j]; rows of right are `stride` apart. */
+HL_CLONES static void product(const float *restrict left, const float *restrict right, int64_t rank,
+                              int64_t stride, int64_t n, float *restrict out)
+{
+    for (int64_t first = 0; first < n; first += TILE) {
+        float sum[TILE] = {0};
+        int64_t width = n - first < TILE ? n - first : TILE;
+        if (width == TILE)
+            for (int64_t r = 0; r < rank; r++)
+                for (int64_t j = 0; j < TILE; j++)
+                    sum[j] += left[r] * right[r * stride + first + j];
+        else
+            for (int64_t r = 0; r < rank; r++)
+                for (int64_t j = 0; j < width; j++)
+                    sum[j] += left[r] * right[r * stride + first + j];
+        memcpy(out + first, sum, (size_t)width * sizeof *sum);
+    }
+}
+
 /* out = the factor's elements [first, first + n) of one of its rows, counted over all blocks. */
 static void factor_strip(const hl_factor *f, int64_t row, int64_t first, int64_t n, float *restrict out)
 {
@@ -35,9 +56,12 @@ static void factor_strip(const hl_factor *f, int64_t row, int64_t first, int64_t
     }
     const float *left = f->left->host + row * f->rank;
     const float *right = f->right->host + row / f->rows * f->rank * f->columns + first;
-    memset(out, 0, (size_t)n * sizeof *out);
-    for (int64_t r = 0; r < f->rank; r++)
-        add_scaled(left[r], right + r * f->columns, out, n);
+    product(left, right, f->rank, f->columns, n, out);
+}
+
+static bool is_narrow(const hl_factor *f)
+{
+    return f->right != NULL && f->blocks == 1 && f->columns <= NARROW && f->rank <= NARROW;
 }
 
 /* ---- f(W) ---- */
@@ -56,6 +80,25 @@ static void add_strip(const hl_weight_change *c, const float *w, int64_t row, in
     const float *from = w + row * c->factor[0].columns + first;
     for (int64_t j = 0; j < n; j++)
         out[j] = from[j] + c->scale * out[j];
+}
+
+/* The same for rows [begin, end) of a narrow factor. */
+HL_CLONES static void add_narrow(const hl_weight_change *c, const float *restrict w, int64_t begin,
+                                 int64_t end, float *restrict out)
+{
+    const hl_factor *f = &c->factor[0];
+    const float *restrict left = f->left->host;
+    const int64_t rank = f->rank, columns = f->columns;
+    narrow right[NARROW] = {{0}};
+    for (int64_t r = 0; r < rank; r++)
+        memcpy(&right[r], f->right->host + r * columns, (size_t)columns * sizeof(float));
+    for (int64_t row = begin; row < end; row++) {
+        narrow sum = {0};
+        for (int64_t r = 0; r < rank; r++)
+            sum += left[row * rank + r] * right[r];
+        for (int64_t j = 0; j < columns; j++)
+            out[row * columns + j] = w[row * columns + j] + c->scale * sum[j];
+    }
 }
 
 static void gate_strip(const hl_weight_expr *e, const float *w, int64_t row, int64_t first, int64_t n,
@@ -125,7 +168,14 @@ static void value_row(const hl_weight_expr *e, int64_t row, float *out)
 /* f(W) but for the magnitude. */
 static void unscaled_value(const hl_weight_expr *e, float *value)
 {
+    const hl_weight_change *c = e->change;
     int64_t rows = value_rows(e);
+    if (c->kind == HL_CHANGE_ADD && is_narrow(&c->factor[0])) {
+#pragma omp parallel for schedule(static)
+        for (int64_t row = 0; row < rows; row += NARROW_ROWS)
+            add_narrow(c, e->weight->host, row, least(row + NARROW_ROWS, rows), value);
+        return;
+    }
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++)
         value_row(e, row, value);
@@ -342,6 +392,24 @@ HL_CLONES static void right_strip(const hl_factor *f, const float *restrict df, 
     memcpy(sum, acc, (size_t)n * sizeof *sum);
 }
 
+/* The same for all r and columns of a narrow factor. */
+HL_CLONES static void right_narrow(const hl_factor *f, const float *restrict df, int64_t begin, int64_t end,
+                                   float *restrict sum)
+{
+    const float *restrict left = f->left->host;
+    const int64_t rank = f->rank, columns = f->columns;
+    narrow acc[NARROW] = {{0}};
+    for (int64_t row = begin; row < end; row++) {
+        narrow d = {0};
+        for (int64_t j = 0; j < columns; j++)
+            d[j] = df[row * columns + j];
+        for (int64_t r = 0; r < rank; r++)
+            acc[r] += left[row * rank + r] * d;
+    }
+    for (int64_t r = 0; r < rank; r++)
+        memcpy(sum + r * columns, &acc[r], (size_t)columns * sizeof *sum);
+}
+
 static void right_grad(const hl_factor *f, float factor, const float *df, float keep, float *partial)
 {
     int64_t strips = (f->columns + GRAD_STRIP - 1) / GRAD_STRIP, chunks = hl_factor_chunks(f);
@@ -351,6 +419,15 @@ static void right_grad(const hl_factor *f, float factor, const float *df, float 
                 block = task / chunks / strips, n = least(GRAD_STRIP, f->columns - first);
         int64_t begin = block * f->rows + chunk * HL_FACTOR_CHUNK,
                 end = least(begin + HL_FACTOR_CHUNK, (block + 1) * f->rows);
+        if (is_narrow(f)) {
+            float all[NARROW * NARROW];
+            right_narrow(f, df, begin, end, all);
+            if (chunks > 1)
+                memcpy(partial + chunk * f->right->count, all, (size_t)f->right->count * sizeof *all);
+            else
+                set_grad(keep, factor, all, f->right->grad, f->right->count);
+            continue;
+        }
         float sum[GRAD_STRIP];
         for (int64_t r = 0; r < f->rank; r++) {
             int64_t at = (block * f->rank + r) * f->columns + first;

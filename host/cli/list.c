@@ -138,7 +138,7 @@ hl_status cli_methods(cli_values *values)
             json_array_append_new(list, method_json(m));
             continue;
         }
-        printf("%-12s %s\n%13snorms %s; default --lr %g with Adam and AdamW, %g with SGD\n", m->name,
+        printf("%-16s %s\n%17snorms %s; default --lr %g with Adam and AdamW, %g with SGD\n", m->name,
                m->summary, "", hl_norm_mode_name(m->norm), m->lr_adam, m->lr_sgd);
         for (int k = 0; k < HL_METHOD_MAX_OPTIONS && m->options[k].key != NULL; k++)
             printf("    %-12s %s [%s]\n", m->options[k].key, m->options[k].help, m->options[k].value);

@@ -5,6 +5,7 @@
 
 #include "method/blocks.h"
 #include "method/insert.h"
+#include "method/layers.h"
 #include "method/method.h"
 #include "method/row.h"
 
@@ -60,11 +61,10 @@ static void fit(int64_t in, int64_t out, int64_t *stride, int64_t *before, int64
 
 static hl_status at_convolutions(hl_graph *graph, bool parallel, int64_t gamma, uint64_t seed)
 {
-    const hl_node *stem = hl_find_stem(graph);
     size_t nodes = graph->node_count;
     for (size_t v = 0; v < nodes; v++) {
         const hl_node *conv = graph->nodes[v];
-        if (!hl_is_spatial(conv, stem))
+        if (!hl_is_inner_spatial(graph, conv))
             continue;
         const place p = {.name = conv->name,
                          .from = parallel ? conv->in[0] : conv->id,

@@ -55,20 +55,6 @@ int64_t hl_gcd(int64_t a, int64_t b)
     return a;
 }
 
-const hl_node *hl_find_stem(const hl_graph *graph)
-{
-    for (size_t k = 0; k < graph->node_count; k++)
-        if (graph->nodes[graph->order[k]]->op == HL_OP_CONV)
-            return graph->nodes[graph->order[k]];
-    return NULL;
-}
-
-bool hl_is_spatial(const hl_node *node, const hl_node *stem)
-{
-    return node->op == HL_OP_CONV && node != stem && !node->head &&
-           (node->window.kh > 1 || node->window.kw > 1);
-}
-
 int64_t hl_tap_beside(const hl_graph *graph, const hl_node *conv)
 {
     const hl_window *w = &conv->window;

@@ -15,11 +15,6 @@ void hl_insert_scatter(hl_node *conv, uint64_t seed);
 
 int64_t hl_gcd(int64_t a, int64_t b);
 
-/* Is it a convolution of the backbone, behind the first, whose window is larger than 1x1? `stem` is the first
- * one (hl_find_stem). */
-bool hl_is_spatial(const hl_node *node, const hl_node *stem);
-const hl_node *hl_find_stem(const hl_graph *graph);
-
 /* Which element of the window a 1x1 convolution of the same strides without padding takes, and that only: -1
  * where its map would be another one. */
 int64_t hl_tap_beside(const hl_graph *graph, const hl_node *conv);

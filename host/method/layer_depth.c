@@ -8,7 +8,8 @@ static bool owns(const hl_node *node, const hl_param *p)
     for (int i = hl_weight_expr_params(&node->expr, own); i-- > 0;)
         if (own[i] == p)
             return true;
-    return node->expr.weight == p || node->expr.bias == p || node->norm.scale == p || node->norm.shift == p;
+    return node->expr.weight == p || node->expr.bias == p || node->expr.offset == p ||
+           node->norm.scale == p || node->norm.shift == p;
 }
 
 static bool has_parameters(const hl_node *node)

@@ -9,6 +9,19 @@ bool hl_is_spatial(const hl_node *node)
     return node->op == HL_OP_CONV && (node->window.kh > 1 || node->window.kw > 1);
 }
 
+static const hl_node *find_stem(const hl_graph *graph)
+{
+    for (size_t k = 0; k < graph->node_count; k++)
+        if (graph->nodes[graph->order[k]]->op == HL_OP_CONV)
+            return graph->nodes[graph->order[k]];
+    return NULL;
+}
+
+bool hl_is_inner_spatial(const hl_graph *graph, const hl_node *node)
+{
+    return hl_is_spatial(node) && !node->head && node != find_stem(graph);
+}
+
 static bool in_scope(const hl_node *node, const char *scope)
 {
     if (strcmp(scope, "all") == 0)
@@ -41,7 +54,7 @@ static bool is_chosen(const hl_graph *graph, const hl_node *node, const char *sc
     bool candidate = node->op == HL_OP_CONV || (node->op == HL_OP_LINEAR && linear);
     if (!candidate || node->head || !in_scopes(node, scope))
         return false;
-    return !spatial || (hl_is_spatial(node) && node->in[0] != graph->input);
+    return !spatial || hl_is_inner_spatial(graph, node);
 }
 
 hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t seed, hl_layer_change change)

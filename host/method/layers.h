@@ -31,6 +31,8 @@ hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t se
 
 /* Is it a convolution with a kernel larger than 1x1? */
 bool hl_is_spatial(const hl_node *node);
+/* ... of the backbone, and not its first convolution? */
+bool hl_is_inner_spatial(const hl_graph *graph, const hl_node *node);
 
 /* A layer's weight as `groups` matrices of rows x columns: an output channel is a row. */
 typedef struct hl_weight_matrix {

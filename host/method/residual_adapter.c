@@ -3,6 +3,7 @@
  * It has the groups of the convolution that it belongs to, so that it can be merged. Where a 1x1 beside it
  * would give another map (no padding: Inception), it has that convolution's window. */
 #include "method/insert.h"
+#include "method/layers.h"
 #include "method/method.h"
 
 static hl_status parallel(hl_graph *graph, const hl_node *conv)
@@ -44,12 +45,11 @@ static hl_status series(hl_graph *graph, const hl_node *conv)
 
 static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
-    const hl_node *stem = hl_find_stem(graph);
     bool in_series = hl_method_flag(method, "series");
     size_t nodes = graph->node_count;
     (void)seed;
     for (size_t v = 0; v < nodes; v++)
-        if (hl_is_spatial(graph->nodes[v], stem))
+        if (hl_is_inner_spatial(graph, graph->nodes[v]))
             HL_TRY(in_series ? series(graph, graph->nodes[v]) : parallel(graph, graph->nodes[v]));
     return HL_OK;
 }

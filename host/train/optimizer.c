@@ -25,7 +25,9 @@ static hl_status fill_segments(hl_optimizer_state *s, const hl_model *m, const h
 {
     const hl_placement *placed = s->placement;
     const float l1 = (float)hl_method_number_or(&m->method, "l1", 0.0);
-    const double decay = o->layer_decay > 0.0 ? o->layer_decay : 1.0;
+    const double decay = o->layer_decay > 0.0 ? o->layer_decay : 1.0,
+                 weight_decay =
+                     o->weight_decay >= 0.0 ? o->weight_decay : hl_method_weight_decay(m->method.info);
     HL_TRY(hl_alloc_array((size_t)placed->trained_count, sizeof *s->segments, "optimizer",
                           (void **)&s->segments));
     for (int t = 0; t < placed->trained_count; t++) {
@@ -33,7 +35,7 @@ static hl_status fill_segments(hl_optimizer_state *s, const hl_model *m, const h
         s->segments[t] = (hl_segment){.first = placed->first[t],
                                       .count = p->count,
                                       .lr_scale = (float)(lr_scale(m, o, p, lr) * pow(decay, depth[t])),
-                                      .weight_decay = (float)o->weight_decay,
+                                      .weight_decay = (float)weight_decay,
                                       .l1 = p->role == HL_PARAM_GATE ? l1 : 0.0f,
                                       .pull = (float)pull(m, p),
                                       .adapt = p->role == HL_PARAM_WEIGHT};

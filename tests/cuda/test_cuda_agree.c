@@ -76,6 +76,11 @@ Test(cuda_agree, networks_and_methods_agree_with_the_cpu_backend)
         {"mobilenet_v2", "full", HL_NORM_FROZEN, 32, 2, HL_ELEM_F32, HL_PROJECTION_AUTO, true, false},
         {"efficientnet_lite0", "projection", HL_NORM_DEFAULT, 40, 2, HL_ELEM_F32, HL_PROJECTION_AUTO, true,
          false},
+        {"resnet18", "bitfit", HL_NORM_DEFAULT, 32, 2, HL_ELEM_F32, HL_PROJECTION_AUTO, true, false},
+        {"shufflenet_v2_x0_5", "ssf:norms=1", HL_NORM_DEFAULT, 32, 2, HL_ELEM_F32, HL_PROJECTION_AUTO, true,
+         false},
+        {"shufflenet_v2_x0_5", "conv-adapter", HL_NORM_DEFAULT, 32, 2, HL_ELEM_F32, HL_PROJECTION_AUTO, true,
+         false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cuda_begin();

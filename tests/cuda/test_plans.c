@@ -141,6 +141,26 @@ static void plan_all(const number *p)
     cr_assert_gt(counts.plans, 100);
 }
 
+/* Layers that methods insert: grouped, narrow, of odd widths. */
+Test(plans, inserted_layers)
+{
+    static const char *const models[] = {"resnet50", "mobilenet_v2", "resnext50_32x4d", "regnet_y_400mf"},
+                             *const methods[] = {"conv-adapter", "residual-adapter:series=1", "repadapter"};
+    static const number numbers[] = {{"bf16", HL_ELEM_BF16, false}, {"fp32", HL_ELEM_F32, false}};
+    int failures = 0;
+    for (size_t n = 0; n < sizeof numbers / sizeof *numbers; n++) {
+        hl_backend *planner = open_planner();
+        for (size_t m = 0; m < sizeof models / sizeof *models; m++)
+            for (size_t k = 0; k < sizeof methods / sizeof *methods; k++) {
+                const hl_model_info *info;
+                cr_assert_eq(hl_model_find(models[m], &info), HL_OK);
+                failures += plan_model(planner, info, 3, methods[k], &numbers[n], false);
+            }
+        hl_backend_close(planner);
+    }
+    cr_assert_eq(failures, 0, "%d graphs have no plan, see above", failures);
+}
+
 Test(plans, bf16)
 {
     plan_all(&(number){"bf16", HL_ELEM_BF16, false});

@@ -562,6 +562,11 @@ Test(adapters, that_cannot_be_merged_are_exported_as_onnx_alone)
             for (int64_t j = 0;
                  model->graph->params[k]->role == HL_PARAM_ADAPTER && j < model->graph->params[k]->count; j++)
                 model->graph->params[k]->host[j] += 0.01f * (float)(j % 7 - 3);
+        snprintf(path, sizeof path, "%s/adapter.safetensors", folder);
+        cr_assert_eq(hl_model_save_adapter(model, path), HL_OK, "%s", hl_last_error());
+        const hl_model_options from_run = {.init_from = folder};
+        cr_assert_eq(hl_model_create(&from_run, &again), HL_E_ARG);
+        cr_assert_not_null(strstr(hl_last_error(), "cannot be merged"), "%s", hl_last_error());
         cr_assert_eq(hl_method_merge(model->graph), HL_OK, "%s", hl_last_error());
         snprintf(path, sizeof path, "%s/a.safetensors", folder);
         cr_assert_eq(hl_model_export(model, path), HL_E_UNSUPPORTED);

@@ -118,6 +118,23 @@ Test(optimizer, parameters_are_pulled_back_to_where_they_started_and_the_head_to
     cr_assert_float_eq(record.step_loss, penalty, 1e-6 * penalty);
 }
 
+/* A library's caller who takes the defaults decays by 1e-4, but not twice: not beside l2sp's own penalty. */
+Test(optimizer, weight_decay_is_the_methods_unless_given)
+{
+    static const struct {
+        const char *method;
+        float decay;
+    } rows[] = {{"full", 1e-4f}, {"projection", 1e-4f}, {"l2sp", 0.0f}};
+    for (int i = 0; i < 3; i++) {
+        if (i > 0)
+            destroy();
+        create(rows[i].method);
+        options.weight_decay = -1.0;
+        prepare();
+        cr_assert_float_eq(optimizer->segments[0].weight_decay, rows[i].decay, 1e-10, "%s", rows[i].method);
+    }
+}
+
 Test(optimizer, clipping_scales_long_gradients_and_leaves_short_ones)
 {
     create("linear");

@@ -11,6 +11,7 @@ typedef struct conv_exec {
     hl_matmul matmul;
     hl_cudnn_call call;
     hl_act act_after; /* applied by a kernel behind it */
+    bool add_after;   /* and the residual added */
     void *scratch;
 } conv_exec;
 
@@ -105,8 +106,8 @@ static hl_status linear_forward(hl_cuda *cuda, hl_step *step, conv_exec *exec)
 /* x, w, y, residual, bias, in this order: forward_pointers follows it. */
 static hl_status cudnn_forward(hl_cuda *cuda, hl_step *step, conv_exec *exec, bool fuse_act)
 {
-    const hl_tensor *x = step->in[X], *y = step->out[0], *residual = hl_operand(step, RESIDUAL),
-                    *bias = hl_operand(step, BIAS);
+    const hl_tensor *x = step->in[X], *y = step->out[0], *bias = hl_operand(step, BIAS),
+                    *residual = exec->add_after ? NULL : hl_operand(step, RESIDUAL);
     const hl_conv_attr *conv = &step->conv;
     hl_act act = fuse_act ? conv->act : HL_ACT_NONE;
     int left =
@@ -155,6 +156,11 @@ static hl_status forward_prepare(hl_cuda *cuda, hl_step *step)
     hl_status status = can_fuse ? cudnn_forward(cuda, step, exec, true) : HL_E_UNSUPPORTED;
     if (status == HL_E_UNSUPPORTED && step->conv.act != HL_ACT_NONE)
         status = cudnn_forward(cuda, step, exec, false);
+    /* A residual without a bias is a sum that few engines know. */
+    if (status == HL_E_UNSUPPORTED && hl_operand(step, RESIDUAL) != NULL) {
+        exec->add_after = true;
+        status = cudnn_forward(cuda, step, exec, false);
+    }
     step->scratch_bytes = exec->call.workspace;
     return status;
 }
@@ -171,7 +177,7 @@ static hl_status forward_bind(hl_cuda *cuda, hl_step *step, void *scratch)
         return hl_matmul_bind(&exec->matmul, hl_data(bias), step->name);
     if (exec->form == HL_FORM_DEPTHWISE)
         return HL_OK;
-    if (residual != NULL)
+    if (residual != NULL && !exec->add_after)
         pointers[n++] = residual->data;
     if (bias != NULL)
         pointers[n++] = bias->data;
@@ -192,9 +198,9 @@ static hl_status forward_run(hl_cuda *cuda, hl_step *step)
     HL_TRY(exec->form == HL_FORM_LINEAR ? hl_matmul_run(cuda, &exec->matmul, x->data, w->data, residual,
                                                         y->data, exec->scratch, step->name)
                                         : hl_cudnn_run(cuda, &exec->call, step->name));
-    if (exec->act_after == HL_ACT_NONE)
+    if (exec->act_after == HL_ACT_NONE && !exec->add_after)
         return HL_OK;
-    const hl_terms terms = {.term = {y->data}, .count = 1};
+    const hl_terms terms = {.term = {y->data, residual}, .count = exec->add_after ? 2 : 1};
     return HL_LAUNCHED(
         hl_launch_add(exec->act_after, terms, y->data, y->elem, hl_shape_count(y->shape), cuda->compute),
         step);
