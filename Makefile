@@ -162,8 +162,8 @@ test-device: all device-programs
 
 test-programs: $(TEST_PROGRAMS) $(ON_DOUBLE) $(BUILD)/tests/examples/train $(BUILD)/tests/models/gradients
 # Programs that take more than ten seconds, the longest first: what is started last is short, and no core idles at the end.
-LONGEST := cuda/test_cuda_train cuda/test_cuda_agree models/test_goldens method/test_adapters cuda/test_plans train/test_step_goldens train/test_trainer \
-           cli/test_commands cli/test_bad_input cuda/test_cuda_step train/test_features method/test_methods method/test_method bench/test_smoke \
+LONGEST := cuda/test_cuda_train cuda/test_cuda_agree models/test_goldens method/test_adapters cuda/test_plans method/test_methods train/test_step_goldens train/test_trainer \
+           cli/test_commands cli/test_bad_input cuda/test_cuda_step train/test_features method/test_method bench/test_smoke \
            train/test_checkpoint models/test_weights backend/test_conv graph/test_frontier
 longest_first = $(foreach p,$(LONGEST),$(filter %/tests/$p,$1)) $(filter-out $(addprefix %/tests/,$(LONGEST)),$1)
 test: all test-programs

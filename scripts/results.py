@@ -38,9 +38,18 @@ MODELS = {
 METHODS = {
     "linear": 1e-2,
     "full": 1e-3,
+    "partial": 1e-3,
     "norm": 3e-3,
+    "bitfit": 3e-3,
     "projection": 3e-3,
     "projection:scope=spatial": 3e-3,
+    "projection:rank=8": 3e-3,
+    "ia3": 1e-2,
+    "ssf": 3e-3,
+    "lora": 1e-3,
+    "dora": 1e-3,
+    "conv-adapter": 1e-3,
+    "residual-adapter": 1e-3,
 }
 SEEDS = (1, 2, 3)
 FACTORS = (1 / 3, 1, 3)

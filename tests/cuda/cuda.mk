@@ -51,11 +51,11 @@ $(filter $(BUILD)/tests/cuda/test_cuda_%,$(TEST_PROGRAMS)): $(BUILD)/%: %.c $(CU
 	@echo "LD $@"
 	$(Q)$(COMPILE) -Itests -MF $@.d $(filter %.c %.o,$^) $(BUILD)/obj/libhost.a -o $@ -lcriterion $(HOST_LIBS) -lstdc++
 
-# Tests that have a backend to choose, once more with the CUDA backend on the double. Whole runs take too long there.
+# Tests that have a backend to choose, once more with the CUDA backend on the double. Whole runs take too long there; steps beside PyTorch are in method/test_methods.
 # Not those of headers of the CPU backend.
 ON_DOUBLE := $(patsubst $(BUILD)/%,$(BUILD)/double/%,$(filter $(addprefix $(BUILD)/tests/,backend/% graph/test_frontier \
                  graph/test_program method/test_adapters method/test_inheritance method/test_methods method/test_projection models/test_goldens models/test_onnx train/test_embed \
-                 train/test_features train/test_optimizer train/test_step_goldens train/test_swap),$(filter-out %/test_act_math %/test_pairs,$(TEST_PROGRAMS))))
+                 train/test_features train/test_optimizer train/test_swap),$(filter-out %/test_act_math %/test_pairs,$(TEST_PROGRAMS))))
 $(ON_DOUBLE): $(BUILD)/double/%: %.c $(BACKEND_double) $(SUPPORT_OBJECTS) $(BUILD)/obj/libhost.a
 	@mkdir -p $(@D)
 	@echo "LD $@"
