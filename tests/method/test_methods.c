@@ -319,8 +319,12 @@ static void check_tensor(const rig *r, const char *line)
                  "%s", line);
     const hl_param *p = hl_graph_find_param(r->model->graph, name);
     cr_assert(p != NULL && p->count == values, "%s: %s is not there or of another size", r->label, name);
+    /* The lengths that dora starts from are roots of float sums of up to 576 squares, in whatever order the
+     * compiler has put them: sqrt(576) / 2 roundings as they add up by chance. */
+    double start = strstr(name, "magnitude") != NULL ? 12.0 * 0x1p-24 : 0.0;
     for (int i = 0; i < 2 && i < p->count && !r->row->any_sign; i++)
-        cr_expect(fabs((double)p->host[i] - first[i]) <= tolerance_of(r, norm, fabs(first[i])),
+        cr_expect(fabs((double)p->host[i] - first[i]) <=
+                      tolerance_of(r, norm, fabs(first[i])) + start * fabs(first[i]),
                   "%s: %s[%d] is %.9g, not %.9g", r->label, name, i, (double)p->host[i], first[i]);
 }
 
