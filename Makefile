@@ -174,8 +174,9 @@ check-kernels: $(KERNEL_OBJECTS)
 	$(if $(KERNEL_OBJECTS),CUDA_HOME=$(CUDA_HOME) scripts/check_kernels.sh $(BUILD)/tools $(KERNEL_OBJECTS),@echo "check-kernels: SKIPPED, this build is without CUDA")
 
 # The tests again, under the sanitizer this build is for.
-# Not whole training runs on the double of CUDA, which take minutes: its steps and programs run the same code.
-SANITIZED := $(filter-out $(BUILD)/tests/cuda/test_cuda_train,$(TEST_PROGRAMS))
+# Not whole training runs on the double of CUDA nor both backends beside each other, which take minutes: the double's steps
+# and programs run the same code.
+SANITIZED := $(filter-out $(BUILD)/tests/cuda/test_cuda_train $(BUILD)/tests/cuda/test_cuda_agree,$(TEST_PROGRAMS))
 sanitize: $(SANITIZED)
 	scripts/run_tests.sh $(call longest_first,$(SANITIZED))
 THREAD_TESTS := $(filter $(BUILD)/tests/data/test_loader_threads $(BUILD)/tests/kernels/%,$(TEST_PROGRAMS))

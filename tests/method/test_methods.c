@@ -456,8 +456,12 @@ ParameterizedTestParameters(methods, train_save_load_and_merge_as_they_are_defin
 {
     static pair pairs[METHOD_BACKBONES * 64];
     size_t count = 0;
-    /* The double of CUDA is slow: one network shows it dense, depthwise and strided layers. */
+    /* The double of CUDA and the address sanitizer are slow: one network shows them dense, depthwise and
+     * strided layers. */
     bool all = strcmp(test_device(), "cuda") != 0;
+#ifdef __SANITIZE_ADDRESS__
+    all = false;
+#endif
     for (int b = 0; b < METHOD_BACKBONES; b++)
         for (int m = 0; m < method_row_count(); m++) {
             const char *model = method_backbones[b].model, *only = method_rows[m].only;
