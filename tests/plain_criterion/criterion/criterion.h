@@ -31,6 +31,7 @@ void plain_test_expect(bool holds, const char *what, const char *file, int line,
 #define PLAIN_EXPECT(holds, what, ...)   plain_test_expect((holds), what, __FILE__, __LINE__, "" __VA_ARGS__)
 #define cr_assert(condition, ...)        PLAIN_EXPECT((condition), #condition, __VA_ARGS__)
 #define cr_assert_eq(a, b, ...)          PLAIN_EXPECT((a) == (b), #a " is " #b, __VA_ARGS__)
+#define cr_assert_neq(a, b, ...)         PLAIN_EXPECT((a) != (b), #a " is not " #b, __VA_ARGS__)
 #define cr_assert_lt(a, b, ...)          PLAIN_EXPECT((a) < (b), #a " < " #b, __VA_ARGS__)
 #define cr_assert_gt(a, b, ...)          PLAIN_EXPECT((a) > (b), #a " > " #b, __VA_ARGS__)
 #define cr_assert_geq(a, b, ...)         PLAIN_EXPECT((a) >= (b), #a " >= " #b, __VA_ARGS__)
