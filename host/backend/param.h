@@ -108,6 +108,12 @@ typedef struct hl_weight_expr {
     float eps;
 } hl_weight_expr;
 
+/* Elements of W for an (output, input) pair: kh kw, 1 of a linear layer. */
+static inline int64_t hl_weight_expr_window(const hl_weight_expr *e)
+{
+    return e->weight->ndim == 4 ? e->weight->shape[2] * e->weight->shape[3] : 1;
+}
+
 /* Is a norm or a layer scale folded in? */
 static inline bool hl_weight_expr_is_scaled(const hl_weight_expr *e)
 {

@@ -12,11 +12,6 @@
 enum { STRIP = 256, TILE = 64, GRAD_STRIP = 32, NARROW = 16, NARROW_ROWS = 512 };
 typedef float narrow __attribute__((vector_size(NARROW * sizeof(float)))); /* a row, zeros behind it */
 
-static int64_t window_of(const hl_weight_expr *e)
-{
-    return e->weight->ndim == 4 ? e->weight->shape[2] * e->weight->shape[3] : 1;
-}
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -105,7 +100,7 @@ static void gate_strip(const hl_weight_expr *e, const float *w, int64_t row, int
                        float *out)
 {
     float gate[STRIP];
-    int64_t window = window_of(e), inputs = e->weight->shape[1];
+    int64_t window = hl_weight_expr_window(e), inputs = e->weight->shape[1];
     factor_strip(&e->change->factor[0], row, first, n, gate);
     const float *from = w + (row * inputs + first) * window;
     for (int64_t i = 0; i < n; i++)
@@ -143,7 +138,7 @@ static void value_row(const hl_weight_expr *e, int64_t row, float *out)
 {
     const hl_weight_change *c = e->change;
     const float *w = e->weight->host;
-    int64_t length = e->weight->count / value_rows(e), window = window_of(e);
+    int64_t length = e->weight->count / value_rows(e), window = hl_weight_expr_window(e);
     switch (c->kind) {
     case HL_CHANGE_ADD:
     case HL_CHANGE_HADAMARD:
@@ -299,7 +294,7 @@ static void hadamard_grad(const hl_factor *other, const float *dv, float *df)
 
 static void gate_grad(const hl_weight_expr *e, const float *dv, float *df)
 {
-    int64_t window = window_of(e), pairs = e->weight->count / window;
+    int64_t window = hl_weight_expr_window(e), pairs = e->weight->count / window;
     const float *w = e->weight->host;
 #pragma omp parallel for schedule(static)
     for (int64_t pair = 0; pair < pairs; pair++) {

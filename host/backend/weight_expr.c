@@ -73,16 +73,11 @@ void hl_weight_expr_scale(const hl_weight_expr *e, int64_t first, int64_t last, 
         scale[o - first] = row_scale(e, o);
 }
 
-static int64_t window(const hl_weight_expr *e)
-{
-    return e->weight->ndim == 4 ? e->weight->shape[2] * e->weight->shape[3] : 1;
-}
-
 /* One row of s f(W). Windows of one element (1x1 convolutions, most of a network's weights) have a loop of
  * their own that vectorises. */
 static void fold_row(const hl_weight_expr *e, int64_t o, float scale, float *restrict out)
 {
-    int64_t inputs = e->weight->shape[1], k = window(e);
+    int64_t inputs = e->weight->shape[1], k = hl_weight_expr_window(e);
     const float *restrict w = e->weight->host + o * inputs * k;
     if (e->kind != HL_WEIGHT_GATED) {
         scale *= row_factor(e, o);
@@ -164,7 +159,7 @@ HL_CLONES static void add_scaled(float factor, const float *restrict dw, float *
 void hl_weight_expr_grad(const hl_weight_expr *e, int64_t first, int64_t last, const float *dw_eff,
                          float keep)
 {
-    int64_t inputs = e->weight->shape[1], k = window(e), row = inputs * k;
+    int64_t inputs = e->weight->shape[1], k = hl_weight_expr_window(e), row = inputs * k;
     for (int64_t o = first; o < last; o++) {
         float scale = row_scale(e, o);
         bool gated = e->kind == HL_WEIGHT_GATED;

@@ -1,5 +1,6 @@
 /* What both backends' SPECTRAL_GRAD have in common, so that they rotate in the same order: the rounds of
- * cyclic Jacobi, one rotation, which eigenvalues count. Usable from C and CUDA C++. */
+ * cyclic Jacobi, one rotation (host/method/eigen.c has it too), which eigenvalues count. Usable from C and
+ * CUDA C++. */
 #ifndef HL_BASE_SPECTRAL_H
 #define HL_BASE_SPECTRAL_H
 

@@ -189,6 +189,12 @@ static inline bool hl_node_has_weight(const hl_node *node)
     return node->op == HL_OP_CONV || node->op == HL_OP_LINEAR;
 }
 
+/* Is it a layer with parameters: a convolution, a linear layer, a norm, a scale? */
+static inline bool hl_node_has_parameters(const hl_node *node)
+{
+    return hl_node_has_weight(node) || node->norm.scale != NULL;
+}
+
 /* Fresh weights, as torchvision starts: convolutions normal with deviation sqrt(2 / (kh kw O)), linear layers
  * normal(0, 0.01), biases 0, norms the identity, layer scales 1e-6. */
 void hl_graph_init(hl_graph *graph, uint64_t seed);

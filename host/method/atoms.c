@@ -66,13 +66,15 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
 
 static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
+    (void)method;
+    (void)seed;
     bool spatial = false;
     for (size_t v = 0; v < graph->node_count; v++)
         spatial = spatial || hl_is_spatial(graph->nodes[v]);
     if (!spatial)
         return hl_fail(HL_E_ARG, "--method atoms", "choose another method",
                        "the network has no kernel larger than 1x1");
-    return hl_change_layers(graph, method, seed, change);
+    return HL_OK;
 }
 
 const hl_method_info hl_method_atoms = {
@@ -84,4 +86,5 @@ const hl_method_info hl_method_atoms = {
     .options = {{"m", HL_OPTION_WHOLE, "9",
                  "kernels of a convolution, at most as many as a kernel has weights", 1, 1024}},
     .apply = apply,
+    .change = change,
 };

@@ -65,11 +65,6 @@ static const hl_node *node_at(const hl_graph *g, size_t place)
     return g->nodes[g->order[place]];
 }
 
-static bool has_parameters(const hl_node *node)
-{
-    return hl_node_has_weight(node) || node->norm.scale != NULL;
-}
-
 /* Nodes without a name of their own that end a block: names in ONNX files tell of layers with weights alone.
  */
 static bool ends_block(const hl_node *node)
@@ -116,7 +111,7 @@ static hl_status by_names(const hl_graph *g, hl_arena *arena, hl_blocks *blocks)
             ahead = memcpy(name, node->name, length);
             start = k;
         }
-        if (has_parameters(node))
+        if (hl_node_has_parameters(node))
             block = add_block(blocks, start, k, ahead);
     }
     return HL_OK;
@@ -186,7 +181,7 @@ static void take_in_between(const hl_graph *g, hl_blocks *blocks)
     for (int b = 1; b < blocks->count; b++) {
         hl_block *block = &blocks->items[b];
         for (size_t k = block[-1].last + 1; k < block->first; k++)
-            if (has_parameters(node_at(g, k)))
+            if (hl_node_has_parameters(node_at(g, k)))
                 block->first = k;
     }
 }

@@ -23,11 +23,6 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
     return HL_OK;
 }
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
-{
-    return hl_change_layers(graph, method, seed, change);
-}
-
 const hl_method_info hl_method_convlora = {
     .name = "convlora",
     .summary = "W + alpha/r B A where kernels are laid out in both factors, of rank r times their side",
@@ -39,5 +34,5 @@ const hl_method_info hl_method_convlora = {
                 HL_OPTION_SPATIAL,
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
-    .apply = apply,
+    .change = change,
 };

@@ -14,11 +14,6 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
     return HL_OK;
 }
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
-{
-    return hl_change_layers(graph, method, seed, change);
-}
-
 const hl_method_info hl_method_dora = {
     .name = "dora",
     .summary = "lora, and the length of every output channel's filter",
@@ -30,5 +25,5 @@ const hl_method_info hl_method_dora = {
                 HL_OPTION_SPATIAL,
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
-    .apply = apply,
+    .change = change,
 };

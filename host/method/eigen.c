@@ -3,16 +3,16 @@
 #include <math.h>
 #include <string.h>
 
-/* The rotation of rows and columns p and q that makes a[p,q] zero (Golub and Van Loan, Matrix Computations,
- * 8.5), the same of the rows of v. */
+#include "base/spectral.h"
+
+/* Rotates rows and columns p and q so that a[p,q] becomes zero, and the rows of v likewise. */
 static void rotate(double *a, double *v, int64_t n, int64_t p, int64_t q)
 {
     double off = a[p * n + q];
     if (off == 0.0)
         return;
-    double tau = (a[q * n + q] - a[p * n + p]) / (2.0 * off);
-    double t = (tau >= 0.0 ? 1.0 : -1.0) / (fabs(tau) + sqrt(1.0 + tau * tau)), c = 1.0 / sqrt(1.0 + t * t),
-           s = t * c;
+    double c, s;
+    hl_spectral_rotation(a[p * n + p], a[q * n + q], off, &c, &s);
     for (int64_t k = 0; k < n; k++) {
         double kp = a[k * n + p], kq = a[k * n + q];
         a[k * n + p] = c * kp - s * kq;

@@ -12,11 +12,6 @@ static bool owns(const hl_node *node, const hl_param *p)
            node->norm.scale == p || node->norm.shift == p;
 }
 
-static bool has_parameters(const hl_node *node)
-{
-    return hl_node_has_weight(node) || node->norm.scale != NULL;
-}
-
 /* Where in the order the node of a parameter is; node_count: nowhere. */
 static size_t place_of(const hl_graph *g, const hl_param *p)
 {
@@ -41,7 +36,7 @@ static hl_status find(const hl_graph *g, hl_arena *arena, hl_param *const *param
     HL_TRY(hl_blocks_find(g, arena, &blocks));
     int tail = 0; /* 1: there are layers behind the last block */
     for (size_t k = blocks.count > 0 ? blocks.items[blocks.count - 1].last + 1 : 0; k < g->node_count; k++)
-        if (has_parameters(g->nodes[g->order[k]]) && !g->nodes[g->order[k]]->head)
+        if (hl_node_has_parameters(g->nodes[g->order[k]]) && !g->nodes[g->order[k]]->head)
             tail = 1;
     for (int i = 0; i < count; i++) {
         size_t place = place_of(g, params[i]);

@@ -57,7 +57,7 @@ static bool is_chosen(const hl_graph *graph, const hl_node *node, const char *sc
     return !spatial || hl_is_inner_spatial(graph, node);
 }
 
-hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t seed, hl_layer_change change)
+hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
     const char *scope = hl_method_has(method, "scope") ? hl_method_text(method, "scope") : "all";
     bool linear = hl_method_number_or(method, "linear", 0.0) != 0.0,
@@ -67,7 +67,7 @@ hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t se
         hl_node *node = graph->nodes[v];
         if (!is_chosen(graph, node, scope, linear, spatial))
             continue;
-        HL_TRY(change(graph, node, method, seed));
+        HL_TRY(method->info->change(graph, node, method, seed));
         changed++;
     }
     if (changed > 0)

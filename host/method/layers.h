@@ -22,12 +22,9 @@
         "spatial", HL_OPTION_FLAG, "0", "only kernels larger than 1x1, the one on the images left out", 0, 0 \
     }
 
-/* Rewrites one layer. */
-typedef hl_status (*hl_layer_change)(hl_graph *graph, hl_node *node, const hl_method *method, uint64_t seed);
-
-/* Has `change` rewrite every layer that the method's options scope, linear and spatial choose (those it has;
- * a pattern chooses among linear layers too, where linear=1). HL_E_ARG where that is none. */
-hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t seed, hl_layer_change change);
+/* Has the method's `change` rewrite every layer that the method's options scope, linear and spatial choose
+ * (those it has; a pattern chooses among linear layers too, where linear=1). HL_E_ARG where that is none. */
+hl_status hl_change_layers(hl_graph *graph, const hl_method *method, uint64_t seed);
 
 /* Is it a convolution with a kernel larger than 1x1? */
 bool hl_is_spatial(const hl_node *node);

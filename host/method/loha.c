@@ -29,11 +29,6 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
     return graph->status;
 }
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
-{
-    return hl_change_layers(graph, method, seed, change);
-}
-
 const hl_method_info hl_method_loha = {
     .name = "loha",
     .summary = "W + alpha/r times the Hadamard product of two matrices of rank r",
@@ -45,5 +40,5 @@ const hl_method_info hl_method_loha = {
                 HL_OPTION_SPATIAL,
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
-    .apply = apply,
+    .change = change,
 };

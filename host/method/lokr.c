@@ -53,11 +53,6 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
     return graph->status;
 }
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
-{
-    return hl_change_layers(graph, method, seed, change);
-}
-
 const hl_method_info hl_method_lokr = {
     .name = "lokr",
     .summary = "W + alpha/r times a Kronecker product, the larger factor of rank r",
@@ -70,5 +65,5 @@ const hl_method_info hl_method_lokr = {
                 HL_OPTION_SPATIAL,
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
-    .apply = apply,
+    .change = change,
 };

@@ -9,11 +9,6 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
     return hl_change_status(graph, hl_add_lora(graph, node, method, seed));
 }
 
-static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
-{
-    return hl_change_layers(graph, method, seed, change);
-}
-
 const hl_method_info hl_method_lora = {
     .name = "lora",
     .summary = "W + alpha/r B A: a convolution to r channels and a 1x1 beside each, filters frozen",
@@ -25,5 +20,5 @@ const hl_method_info hl_method_lora = {
                 HL_OPTION_SPATIAL,
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
-    .apply = apply,
+    .change = change,
 };

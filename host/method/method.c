@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "method/layers.h"
 #include "method/merge.h"
 
 static const hl_method_info *const methods[] = {
@@ -197,7 +198,10 @@ hl_status hl_method_apply(hl_graph *graph, const hl_method *method, hl_norm_mode
     for (size_t i = 0; i < graph->param_count; i++)
         graph->params[i]->trained = graph->params[i]->head;
     set_norms(graph, norm == HL_NORM_DEFAULT ? method->info->norm : norm);
-    HL_TRY(method->info->apply(graph, method, seed));
+    if (method->info->apply != NULL)
+        HL_TRY(method->info->apply(graph, method, seed));
+    if (method->info->change != NULL)
+        HL_TRY(hl_change_layers(graph, method, seed));
     return graph->status == HL_OK ? HL_OK : hl_fail_text(graph->status, graph->error);
 }
 

@@ -39,8 +39,10 @@ struct hl_method_info {
     double lr_sgd;                                   /* ... and for SGD with momentum 0.9 */
     bool no_weight_decay;                            /* by default: it has a penalty of its own */
     hl_method_option options[HL_METHOD_MAX_OPTIONS]; /* ends with key NULL or at the size */
-    /* Marks what is trained (the head is already) and rewrites layers. */
+    /* Marks what is trained (the head is already) and rewrites layers; may be NULL where `change` is not. */
     hl_status (*apply)(hl_graph *graph, const hl_method *method, uint64_t seed);
+    /* Rewrites one layer, then, of those that the method takes (layers.h); or NULL. */
+    hl_status (*change)(hl_graph *graph, hl_node *node, const hl_method *method, uint64_t seed);
 };
 
 int hl_method_count(void);

@@ -24,11 +24,13 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
 
 static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
+    (void)graph;
+    (void)seed;
     if (!(hl_method_number(method, "init") > hl_method_number(method, "threshold")))
         return hl_fail(HL_E_ARG, "--method piggyback", "give an init above the threshold",
                        "init=%s is not above threshold=%s: every weight would be masked at the start",
                        hl_method_text(method, "init"), hl_method_text(method, "threshold"));
-    return hl_change_layers(graph, method, seed, change);
+    return HL_OK;
 }
 
 const hl_method_info hl_method_piggyback = {
@@ -44,4 +46,5 @@ const hl_method_info hl_method_piggyback = {
                 HL_OPTION_SCOPE,
                 HL_OPTION_LINEAR},
     .apply = apply,
+    .change = change,
 };

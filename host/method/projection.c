@@ -53,13 +53,15 @@ static hl_status change(hl_graph *graph, hl_node *node, const hl_method *method,
 
 static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
+    (void)graph;
+    (void)seed;
     static const char *const of_gates[] = {"l1", "init-noise"};
     for (int i = 0; i < 2 && hl_method_number(method, "rank") > 0.0; i++)
         if (hl_method_number(method, of_gates[i]) > 0.0)
             return hl_fail(HL_E_ARG, "--method projection", "leave rank or it out",
                            "%s is for gates that are trained one by one, not for those of rank %s",
                            of_gates[i], hl_method_text(method, "rank"));
-    return hl_change_layers(graph, method, seed, change);
+    return HL_OK;
 }
 
 const hl_method_info hl_method_projection = {
@@ -80,4 +82,5 @@ const hl_method_info hl_method_projection = {
                  "prunes contributions",
                  0, 1000}},
     .apply = apply,
+    .change = change,
 };

@@ -303,16 +303,11 @@ void hl_model_count_params(const hl_model *m, hl_model_counts *counts)
         counts->macs += node_macs(m->graph->nodes[v]);
 }
 
-static bool is_layer(const hl_node *node)
-{
-    return hl_node_has_weight(node) || node->norm.scale != NULL;
-}
-
 int hl_model_layer_count(const hl_model *m)
 {
     int count = 0;
     for (size_t v = 0; v < m->graph->node_count; v++)
-        count += is_layer(m->graph->nodes[v]);
+        count += hl_node_has_parameters(m->graph->nodes[v]);
     return count;
 }
 
@@ -330,7 +325,7 @@ void hl_model_layer(const hl_model *m, int index, hl_layer *layer)
     const hl_node *node = NULL;
     for (size_t k = 0; k < m->graph->node_count; k++) {
         const hl_node *candidate = m->graph->nodes[m->graph->order[k]];
-        if (is_layer(candidate) && index-- == 0)
+        if (hl_node_has_parameters(candidate) && index-- == 0)
             node = candidate;
     }
     *layer = (hl_layer){.name = node->name,

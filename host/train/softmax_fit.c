@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "base/simd.h"
+#include "base/vector.h"
 
 enum { MEMORY = 10, LINE_STEPS = 40 };
 
@@ -25,21 +26,6 @@ HL_CLONES static void add_mixed(double factor, const float *restrict x, int64_t 
 {
     for (int64_t i = 0; i < n; i++)
         y[i] += factor * (double)x[i];
-}
-
-HL_CLONES static double dot(const double *restrict a, const double *restrict b, int64_t n)
-{
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
-
-HL_CLONES static void add_scaled(double factor, const double *restrict x, int64_t n, double *restrict y)
-{
-    for (int64_t i = 0; i < n; i++)
-        y[i] += factor * x[i];
 }
 
 /* Logits of one sample become p - onehot; returns its cross-entropy. */
@@ -78,10 +64,10 @@ double hl_softmax_objective(const hl_softmax_data *d, double lambda, const doubl
             add_mixed(factor, d->features + i * d->width, d->width, row);
             row[d->width] += factor;
         }
-        add_scaled(lambda * scale, params + c * stride, d->width, row);
+        hl_add_scaled(lambda * scale, params + c * stride, d->width, row);
     }
     for (int64_t c = 0; c < d->classes; c++)
-        squares += dot(params + c * stride, params + c * stride, d->width);
+        squares += hl_dot(params + c * stride, params + c * stride, d->width);
     *cross_entropy = total * scale;
     return (total + 0.5 * lambda * squares) * scale;
 }
@@ -113,18 +99,19 @@ static void find_direction(lbfgs *m)
         m->direction[i] = -m->gradient[i];
     for (int k = 0; k < m->kept; k++) {
         int at = (m->newest - k + MEMORY) % MEMORY;
-        alpha[at] = m->rho[at] * dot(m->s[at], m->direction, m->count);
-        add_scaled(-alpha[at], m->y[at], m->count, m->direction);
+        alpha[at] = m->rho[at] * hl_dot(m->s[at], m->direction, m->count);
+        hl_add_scaled(-alpha[at], m->y[at], m->count, m->direction);
     }
     /* The first step is about one long. */
-    double gamma = m->kept > 0 ? 1.0 / (m->rho[m->newest] * dot(m->y[m->newest], m->y[m->newest], m->count))
-                               : 1.0 / (1e-300 + sqrt(dot(m->gradient, m->gradient, m->count)));
+    double gamma = m->kept > 0
+                       ? 1.0 / (m->rho[m->newest] * hl_dot(m->y[m->newest], m->y[m->newest], m->count))
+                       : 1.0 / (1e-300 + sqrt(hl_dot(m->gradient, m->gradient, m->count)));
     for (int64_t i = 0; i < m->count; i++)
         m->direction[i] *= gamma;
     for (int k = m->kept - 1; k >= 0; k--) {
         int at = (m->newest - k + MEMORY) % MEMORY;
-        double beta = m->rho[at] * dot(m->y[at], m->direction, m->count);
-        add_scaled(alpha[at] - beta, m->s[at], m->count, m->direction);
+        double beta = m->rho[at] * hl_dot(m->y[at], m->direction, m->count);
+        hl_add_scaled(alpha[at] - beta, m->s[at], m->count, m->direction);
     }
 }
 
@@ -132,16 +119,16 @@ static void find_direction(lbfgs *m)
  * flattened enough; false where rounding leaves none. */
 static bool search_line(lbfgs *m, double *value, double *cross_entropy)
 {
-    double slope = dot(m->gradient, m->direction, m->count), low = 0.0, high = INFINITY, step = 1.0;
+    double slope = hl_dot(m->gradient, m->direction, m->count), low = 0.0, high = INFINITY, step = 1.0;
     if (!(slope < 0.0))
         return false;
     for (int i = 0; i < LINE_STEPS; i++) {
         memcpy(m->next, m->x, (size_t)m->count * sizeof *m->x);
-        add_scaled(step, m->direction, m->count, m->next);
+        hl_add_scaled(step, m->direction, m->count, m->next);
         *value = hl_softmax_objective(m->data, m->lambda, m->next, m->next_gradient, m->work, cross_entropy);
         if (!(*value <= m->value + 1e-4 * step * slope))
             high = step;
-        else if (dot(m->next_gradient, m->direction, m->count) < 0.9 * slope)
+        else if (hl_dot(m->next_gradient, m->direction, m->count) < 0.9 * slope)
             low = step;
         else
             return true;
@@ -158,7 +145,7 @@ static void move(lbfgs *m)
         m->s[at][i] = m->next[i] - m->x[i];
         m->y[at][i] = m->next_gradient[i] - m->gradient[i];
     }
-    double curvature = dot(m->s[at], m->y[at], m->count);
+    double curvature = hl_dot(m->s[at], m->y[at], m->count);
     memcpy(m->x, m->next, (size_t)m->count * sizeof *m->x);
     memcpy(m->gradient, m->next_gradient, (size_t)m->count * sizeof *m->gradient);
     if (!(curvature > 0.0))

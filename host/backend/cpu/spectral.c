@@ -9,6 +9,7 @@
 #include "backend/cpu/tile.h"
 #include "base/simd.h"
 #include "base/spectral.h"
+#include "base/vector.h"
 
 /* Where things are in the scratch, in doubles: features [N, C]; Gram matrix, eigenvectors as rows and
  * projector [n, n], n the smaller of N and C; a row of the gradient. */
@@ -64,21 +65,6 @@ static void load(const hl_tensor *t, double *out)
     }
 }
 
-HL_CLONES static double dot(const double *restrict a, const double *restrict b, int64_t n)
-{
-    double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
-
-HL_CLONES static void add_scaled(double factor, const double *restrict x, int64_t n, double *restrict y)
-{
-    for (int64_t i = 0; i < n; i++)
-        y[i] += factor * x[i];
-}
-
 /* F F^T where a batch has fewer samples than features, else F^T F. */
 static void gram_matrix(const workspace *w)
 {
@@ -88,9 +74,9 @@ static void gram_matrix(const workspace *w)
         double *row = w->gram + i * w->n;
         memset(row, 0, (size_t)w->n * sizeof *row);
         for (int64_t j = 0; samples && j < w->n; j++)
-            row[j] = dot(w->features + i * w->columns, w->features + j * w->columns, w->columns);
+            row[j] = hl_dot(w->features + i * w->columns, w->features + j * w->columns, w->columns);
         for (int64_t s = 0; !samples && s < w->rows; s++)
-            add_scaled(w->features[s * w->columns + i], w->features + s * w->columns, w->n, row);
+            hl_add_scaled(w->features[s * w->columns + i], w->features + s * w->columns, w->n, row);
     }
 }
 
@@ -165,7 +151,7 @@ static double project(const workspace *w, int smallest)
             continue;
         sum += value > 0.0 ? value : 0.0;
         for (int64_t r = 0; r < w->n; r++)
-            add_scaled(u[r], u, w->n, w->projector + r * w->n);
+            hl_add_scaled(u[r], u, w->n, w->projector + r * w->n);
     }
     return sum;
 }
@@ -177,10 +163,11 @@ static void gradient_row(const workspace *w, int64_t row, double factor, double 
     memset(out, 0, (size_t)w->columns * sizeof *out);
     if (samples)
         for (int64_t k = 0; k < w->n; k++)
-            add_scaled(factor * w->projector[row * w->n + k], w->features + k * w->columns, w->columns, out);
+            hl_add_scaled(factor * w->projector[row * w->n + k], w->features + k * w->columns, w->columns,
+                          out);
     else
         for (int64_t k = 0; k < w->n; k++)
-            add_scaled(factor * w->features[row * w->columns + k], w->projector + k * w->n, w->n, out);
+            hl_add_scaled(factor * w->features[row * w->columns + k], w->projector + k * w->n, w->n, out);
 }
 
 static void store_row(const hl_tensor *t, int64_t row, const double *values)

@@ -6,20 +6,19 @@
 hl_expr_args hl_cuda_expr(const hl_weight_expr *e)
 {
 #define VALUE(p) ((p) != NULL ? (p)->value : NULL)
-    return (hl_expr_args){
-        .weight = e->weight->value,
-        .gate = e->kind == HL_WEIGHT_ROW ? NULL : VALUE(e->gate),
-        .row_gate = e->kind == HL_WEIGHT_ROW ? e->gate->value : NULL,
-        .offset = VALUE(e->offset),
-        .bias = VALUE(e->bias),
-        .norm_scale = VALUE(e->norm_scale),
-        .norm_shift = VALUE(e->norm_shift),
-        .norm_mean = VALUE(e->norm_mean),
-        .norm_var = VALUE(e->norm_var),
-        .eps = e->eps,
-        .outputs = (int32_t)e->weight->shape[0],
-        .inputs = (int32_t)e->weight->shape[1],
-        .window = e->weight->ndim == 4 ? (int32_t)(e->weight->shape[2] * e->weight->shape[3]) : 1};
+    return (hl_expr_args){.weight = e->weight->value,
+                          .gate = e->kind == HL_WEIGHT_ROW ? NULL : VALUE(e->gate),
+                          .row_gate = e->kind == HL_WEIGHT_ROW ? e->gate->value : NULL,
+                          .offset = VALUE(e->offset),
+                          .bias = VALUE(e->bias),
+                          .norm_scale = VALUE(e->norm_scale),
+                          .norm_shift = VALUE(e->norm_shift),
+                          .norm_mean = VALUE(e->norm_mean),
+                          .norm_var = VALUE(e->norm_var),
+                          .eps = e->eps,
+                          .outputs = (int32_t)e->weight->shape[0],
+                          .inputs = (int32_t)e->weight->shape[1],
+                          .window = (int32_t)hl_weight_expr_window(e)};
 #undef VALUE
 }
 
@@ -47,7 +46,7 @@ static hl_change_args change_args(const hl_weight_expr *e)
                             .weight = e->weight->value,
                             .outputs = e->weight->shape[0],
                             .inputs = e->weight->shape[1],
-                            .window = e->weight->count / (e->weight->shape[0] * e->weight->shape[1])};
+                            .window = hl_weight_expr_window(e)};
 }
 
 static hl_packing packing(const hl_conv_attr *conv)
