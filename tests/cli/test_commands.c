@@ -25,29 +25,11 @@ static void stop(void)
 
 TestSuite(commands, .init = start, .fini = stop);
 
-/* stdout as exactly one JSON object. */
-static json_t *json_of(const char *line)
-{
-    char *out = program_succeeds(folder, line);
-    json_error_t error;
-    json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, &error);
-    cr_assert(json_is_object(object), "heirloom %s: %s in: %s", line, error.text, out);
-    free(out);
-    return object;
-}
-
 static json_int_t integer(const json_t *object, const char *key)
 {
     json_t *value = json_object_get(object, key);
     cr_assert(json_is_integer(value), "%s", key);
     return json_integer_value(value);
-}
-
-static double real(const json_t *object, const char *key)
-{
-    json_t *value = json_object_get(object, key);
-    cr_assert(json_is_number(value), "%s", key);
-    return json_number_value(value);
 }
 
 Test(commands, help_names_every_option_the_command_takes)
@@ -101,7 +83,7 @@ Test(commands, inspect_prints_the_published_counts)
         {"inspect --model resnet18 --method full --json", 11689512, 11166912, 513000, 0, 11689512},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        json_t *o = json_of(cases[i].line);
+        json_t *o = program_json(folder, cases[i].line);
         cr_assert_eq(integer(o, "total_params"), cases[i].total, "%s", cases[i].line);
         cr_assert_eq(integer(o, "head_params"), cases[i].head, "%s", cases[i].line);
         cr_assert_eq(integer(o, "gates"), cases[i].gates, "%s", cases[i].line);
@@ -142,7 +124,7 @@ static void check_models(const json_t *models)
             cr_assert_eq(integer(m, "image_size"), 224);
             cr_assert_eq(integer(m, "crop"), 224);
             cr_assert_eq(integer(m, "resize"), 256);
-            cr_assert_eq(real(m, "top1"), 76.13);
+            cr_assert_eq(program_number(m, "top1"), 76.13);
             cr_assert_str_eq(string(m, "interpolation"), "bilinear");
             cr_assert_str_eq(string(m, "head"), "fc");
             cr_assert_str_eq(string(m, "weights_file"), "resnet50-0676ba61.pth");
@@ -160,19 +142,20 @@ static void check_models(const json_t *models)
 
 Test(commands, lists_and_bench_are_json_objects)
 {
-    json_t *o = json_of("models --json");
+    json_t *o = program_json(folder, "models --json");
     check_models(json_object_get(o, "models"));
     json_decref(o);
-    o = json_of("inspect --model resnet50.tv2_in1k --json --quiet");
+    o = program_json(folder, "inspect --model resnet50.tv2_in1k --json --quiet");
     cr_assert_str_eq(json_string_value(json_object_get(o, "model")), "resnet50");
     json_decref(o);
-    o = json_of("methods --json");
+    o = program_json(folder, "methods --json");
     cr_assert_gt(json_array_size(json_object_get(o, "methods")), 3);
     json_decref(o);
-    json_decref(json_of("devices --json"));
-    o = json_of("bench --model resnet18 --image-size 32 --batch-size 2 --steps 2 --json --quiet");
-    cr_assert_gt(real(o, "images_per_second"), 0.0);
-    cr_assert_leq(real(o, "ms_median"), real(o, "ms_p95"));
+    json_decref(program_json(folder, "devices --json"));
+    o = program_json(folder,
+                     "bench --model resnet18 --image-size 32 --batch-size 2 --steps 2 --json --quiet");
+    cr_assert_gt(program_number(o, "images_per_second"), 0.0);
+    cr_assert_leq(program_number(o, "ms_median"), program_number(o, "ms_p95"));
     cr_assert_gt(integer(o, "peak_memory_bytes"), 0);
     cr_assert_null(json_object_get(o, "floor_ms"));
     json_decref(o);
@@ -188,23 +171,23 @@ Test(commands, bench_profiles_every_operation)
         "bench --model resnet18 --method projection --image-size 32 --batch-size 2 --steps 2 --json --quiet "
         "--floor --profile --trace %s/trace.json",
         folder);
-    json_t *o = json_of(line), *row, *rows = json_object_get(o, "profile");
+    json_t *o = program_json(folder, line), *row, *rows = json_object_get(o, "profile");
     size_t i;
     int convolutions = 0;
     double floor = 0.0;
     json_array_foreach(rows, i, row)
     {
         bool conv = strncmp(json_string_value(json_object_get(row, "kind")), "conv", 4) == 0;
-        cr_assert_gt(real(row, "ms"), 0.0);
-        cr_assert_eq(real(row, "floor_ms") > 0.0, conv);
-        cr_assert_eq(real(row, "gflops") > 0.0, conv);
+        cr_assert_gt(program_number(row, "ms"), 0.0);
+        cr_assert_eq(program_number(row, "floor_ms") > 0.0, conv);
+        cr_assert_eq(program_number(row, "gflops") > 0.0, conv);
         convolutions += conv;
-        floor += real(row, "floor_ms");
+        floor += program_number(row, "floor_ms");
     }
     /* 20 convolutions and the head: forward, weight gradient, and the data gradient of all but the first. */
     cr_assert_eq(convolutions, 21 + 21 + 20, "%d", convolutions);
-    cr_assert_float_eq(real(o, "floor_ms"), floor, 1e-6 * floor);
-    cr_assert_float_eq(real(o, "floor_ratio"), real(o, "ms_median") / floor, 1e-3);
+    cr_assert_float_eq(program_number(o, "floor_ms"), floor, 1e-6 * floor);
+    cr_assert_float_eq(program_number(o, "floor_ratio"), program_number(o, "ms_median") / floor, 1e-3);
     snprintf(line, sizeof line, "%s/trace.json", folder);
     json_t *trace = json_load_file(line, 0, NULL);
     size_t events = 0;
@@ -221,12 +204,12 @@ Test(commands, bench_profiles_every_operation)
 
 static void check_train(const char *line)
 {
-    json_t *o = json_of(line);
+    json_t *o = program_json(folder, line);
     cr_assert_eq(integer(o, "epochs"), 2);
     cr_assert_eq(integer(o, "steps"), 6);
     cr_assert_eq(integer(json_object_get(o, "data"), "train"), 12);
     json_t *best = json_object_get(o, "best");
-    cr_assert(real(best, "val_acc1") >= 0.0 && real(best, "val_acc1") <= 1.0);
+    cr_assert(program_number(best, "val_acc1") >= 0.0 && program_number(best, "val_acc1") <= 1.0);
     cr_assert(json_is_number(json_object_get(best, "val_auroc")), "two classes have an AUROC");
     cr_assert(json_is_object(json_object_get(o, "test")));
     json_decref(o);
@@ -252,7 +235,7 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     free(path);
     free(again_path);
 
-    json_t *o = json_of("eval --run @/run --data @/data --split val --json --quiet");
+    json_t *o = program_json(folder, "eval --run @/run --data @/data --split val --json --quiet");
     char *confusion = scratch_path(folder, "run/confusion.csv");
     cr_assert_eq(access(confusion, F_OK), 0);
     free(confusion);
@@ -260,7 +243,8 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     cr_assert(json_is_number(json_object_get(o, "acc1")) && json_is_number(json_object_get(o, "acc_class")));
     json_decref(o);
 
-    o = json_of(
+    o = program_json(
+        folder,
         "predict --run @/run --json --quiet --top 1 --logits @/logits.safetensors @/data/val/class01/000.png "
         "@/data/val/class00/000.png");
     json_t *images = json_object_get(o, "images");
@@ -275,16 +259,17 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     cr_assert(logits != NULL && logits->ndim == 2 && logits->shape[0] == 2 && logits->shape[1] == 2);
     const float *values = logits->data;
     json_int_t class = integer(top, "class");
-    cr_assert_float_eq(real(top, "logit"), values[class], 1e-5);
+    cr_assert_float_eq(program_number(top, "logit"), values[class], 1e-5);
     cr_assert_geq(values[class], values[1 - class]);
     hl_tensor_map_destroy(map);
     json_decref(o);
     free(path);
 
     free(program_succeeds(folder, "export --run @/run --out @/merged.safetensors --quiet"));
-    o = json_of("predict --model resnet18 --weights @/merged.safetensors --image-size 32 --json --quiet "
-                "--top 1 --logits "
-                "@/merged_logits.safetensors @/data/val/class01/000.png");
+    o = program_json(folder,
+                     "predict --model resnet18 --weights @/merged.safetensors --image-size 32 --json --quiet "
+                     "--top 1 --logits "
+                     "@/merged_logits.safetensors @/data/val/class01/000.png");
     json_decref(o);
     char *merged = scratch_path(folder, "merged_logits.safetensors");
     cr_assert_eq(hl_safetensors_read(merged, &map), HL_OK);
@@ -316,9 +301,9 @@ Test(commands, unreadable_images_are_reported_and_passed_over_when_asked)
     char *text = scratch_path(folder, "text.png");
     scratch_write(text, "no image", 8);
     free(text);
-    json_t *o = json_of("predict --model resnet18 --image-size 32 --json --quiet --skip-bad "
-                        "tests/fixtures/images/png_rgb_8.png "
-                        "@/text.png tests/fixtures/images/jpeg_420.jpg");
+    json_t *o = program_json(folder, "predict --model resnet18 --image-size 32 --json --quiet --skip-bad "
+                                     "tests/fixtures/images/png_rgb_8.png "
+                                     "@/text.png tests/fixtures/images/jpeg_420.jpg");
     json_t *images = json_object_get(o, "images");
     cr_assert_eq(json_array_size(images), 3);
     cr_assert_not_null(json_object_get(json_array_get(images, 0), "top"));
@@ -348,7 +333,7 @@ Test(commands, file_names_that_are_not_utf_8_keep_their_place)
         used += (size_t)snprintf(line + used, sizeof line - used, " @/%s", cases[i].name);
     }
     free(bytes);
-    json_t *o = json_of(line), *images = json_object_get(o, "images");
+    json_t *o = program_json(folder, line), *images = json_object_get(o, "images");
     cr_assert_eq(json_array_size(images), COUNT);
     for (int i = 0; i < COUNT; i++) {
         const char *path = json_string_value(json_object_get(json_array_get(images, (size_t)i), "path"));
@@ -359,7 +344,8 @@ Test(commands, file_names_that_are_not_utf_8_keep_their_place)
 
 Test(commands, convert_keeps_every_tensor)
 {
-    json_t *o = json_of("convert tests/fixtures/weights/all_legacy.pth @/out.safetensors --json");
+    json_t *o =
+        program_json(folder, "convert tests/fixtures/weights/all_legacy.pth @/out.safetensors --json");
     hl_tensor_map *map, *expected;
     char *path = scratch_path(folder, "out.safetensors");
     cr_assert_eq(hl_safetensors_read(path, &map), HL_OK);

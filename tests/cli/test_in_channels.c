@@ -69,10 +69,7 @@ static void make_data(void)
 
 static void succeeds(const char *line)
 {
-    program_result r = program_run(folder, 0, line);
-    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
-    free(r.err);
-    free(r.out);
+    free(program_succeeds(folder, line));
 }
 
 static void predict(const char *options, float logits[2 * CLASSES])

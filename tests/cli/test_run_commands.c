@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/safetensors.h"
@@ -17,10 +16,7 @@ static char *folder;
 static void start(void)
 {
     folder = scratch_make();
-    char *path = scratch_path(folder, "data");
-    cr_assert_eq(mkdir(path, 0777), 0);
-    toy_images(path, 2, 6, 3, 0);
-    free(path);
+    toy_folder(folder, "data", 2, 6, 3, 0);
 }
 
 static void stop(void)
@@ -29,30 +25,6 @@ static void stop(void)
 }
 
 TestSuite(run_commands, .init = start, .fini = stop);
-
-static char *succeeds(const char *line)
-{
-    program_result r = program_run(folder, 0, line);
-    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
-    free(r.err);
-    return r.out;
-}
-
-static json_t *json_of(const char *line)
-{
-    char *out = succeeds(line);
-    json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, NULL);
-    cr_assert(json_is_object(object), "heirloom %s: %s", line, out);
-    free(out);
-    return object;
-}
-
-static double number(const json_t *object, const char *key)
-{
-    json_t *value = json_object_get(object, key);
-    cr_assert(json_is_number(value), "%s", key);
-    return json_number_value(value);
-}
 
 static bool is_there(const char *name, const char *magic)
 {
@@ -80,8 +52,8 @@ static void check_bank(void)
 {
     hl_tensor_map *alone[2], *both;
     static const char *const names[] = {"logits.0", "logits.1"};
-    json_t *o =
-        json_of("predict --run @/a --run @/b --logits @/both.safetensors --json --quiet --threads 1 " IMAGES);
+    json_t *o = program_json(
+        folder, "predict --run @/a --run @/b --logits @/both.safetensors --json --quiet --threads 1 " IMAGES);
     cr_assert_eq(json_array_size(json_object_get(o, "runs")), 2);
     cr_expect_eq(json_array_size(json_object_get(json_array_get(json_object_get(o, "runs"), 1), "images")),
                  2);
@@ -94,7 +66,7 @@ static void check_bank(void)
         snprintf(line, sizeof line,
                  "predict --run @/%c --logits @/%c.safetensors --quiet --threads 1 " IMAGES, 'a' + i,
                  'a' + i);
-        free(succeeds(line));
+        free(program_succeeds(folder, line));
         snprintf(file, sizeof file, "%c.safetensors", 'a' + i);
         path = scratch_path(folder, file);
         cr_assert_eq(hl_safetensors_read(path, &alone[i]), HL_OK, "%s", hl_last_error());
@@ -106,9 +78,9 @@ static void check_bank(void)
         free(path);
     }
     hl_tensor_map_destroy(both);
-    o = json_of("eval --run @/a --run @/b --data @/data --json --quiet");
+    o = program_json(folder, "eval --run @/a --run @/b --data @/data --json --quiet");
     cr_assert_eq(json_array_size(json_object_get(o, "runs")), 2);
-    number(json_array_get(json_object_get(o, "runs"), 1), "acc1");
+    program_number(json_array_get(json_object_get(o, "runs"), 1), "acc1");
     json_decref(o);
     cr_expect(is_there("a/confusion.csv", "true") && is_there("b/confusion.csv", "true"));
     program_fails(folder, "eval --run @/a --run @/b --data @/data --confusion @/c.csv", 2, "--confusion");
@@ -119,23 +91,25 @@ static void check_bank(void)
 
 static void check_gates(void)
 {
-    json_t *o = json_of(
+    json_t *o = program_json(
+        folder,
         "gates --run @/a --with @/b --prune 1,0.95 --data @/data --csv @/t.csv --png @/t.png --json --quiet");
     const json_t *all = json_object_get(o, "all"), *rows = json_object_get(o, "pruning");
-    cr_expect(number(json_object_get(all, "with"), "cosine") > 0.0);
+    cr_expect(program_number(json_object_get(all, "with"), "cosine") > 0.0);
     cr_assert_eq(json_array_size(rows), 2);
-    cr_expect_lt(number(json_array_get(rows, 0), "pruned"), number(json_array_get(rows, 1), "pruned"));
-    number(json_array_get(rows, 1), "acc1");
+    cr_expect_lt(program_number(json_array_get(rows, 0), "pruned"),
+                 program_number(json_array_get(rows, 1), "pruned"));
+    program_number(json_array_get(rows, 1), "acc1");
     cr_expect_eq(json_array_size(json_object_get(json_array_get(json_object_get(o, "layers"), 3), "largest")),
                  5);
     json_decref(o);
     cr_expect(is_there("t.csv", "threshold,pruned,total,acc1,acc_class,loss\n0.95,"));
     if (has_gnuplot())
         cr_expect(is_there("t.png", "\x89PNG"));
-    char *out = succeeds("gates --run @/a --prune 0.98 --out @/small.onnx --quiet");
+    char *out = program_succeeds(folder, "gates --run @/a --prune 0.98 --out @/small.onnx --quiet");
     cr_expect(strstr(out, "farthest from one") != NULL && strstr(out, "parameters of") != NULL, "%s", out);
     free(out);
-    free(succeeds("predict --model @/small.onnx --quiet " IMAGES));
+    free(program_succeeds(folder, "predict --model @/small.onnx --quiet " IMAGES));
     program_fails(folder, "gates --run @/a --out @/small.onnx", 2, "give --prune too");
     program_fails(folder, "gates --run @/a --prune 0.1,0.2 --out @/small.onnx", 2, "one threshold");
     program_fails(folder, "gates --run @/a --prune 0.1x", 2, "numbers from 0");
@@ -146,9 +120,9 @@ static void check_gates(void)
 /* Each start of the program costs, so this is one test. */
 Test(run_commands, runs_are_put_over_one_backbone_and_looked_into)
 {
-    free(succeeds(TRAIN "--lr 0.02 --out @/a"));
-    free(succeeds(TRAIN "--lr 0.01 --out @/b"));
-    free(succeeds(TRAIN "--lr 0.01 --seed 2 --out @/other"));
+    free(program_succeeds(folder, TRAIN "--lr 0.02 --out @/a"));
+    free(program_succeeds(folder, TRAIN "--lr 0.01 --out @/b"));
+    free(program_succeeds(folder, TRAIN "--lr 0.01 --seed 2 --out @/other"));
     check_bank();
     check_gates();
 }
@@ -165,11 +139,12 @@ Test(run_commands, a_feedforward_network_is_embedded)
     cr_assert_eq(hl_safetensors_write(path, map), HL_OK, "%s", hl_last_error());
     hl_tensor_map_destroy(map);
     free(path);
-    json_t *o = json_of("embed @/mlp.safetensors --act tanh --spatial 2 --out @/conv.onnx --verify --json");
+    json_t *o = program_json(
+        folder, "embed @/mlp.safetensors --act tanh --spatial 2 --out @/conv.onnx --verify --json");
     cr_expect(json_is_true(json_object_get(json_object_get(o, "verify"), "equal")));
-    cr_expect_eq(number(o, "channels"), 3);
+    cr_expect_eq(program_number(o, "channels"), 3);
     json_decref(o);
-    free(succeeds("inspect --model @/conv.onnx --method projection --quiet"));
+    free(program_succeeds(folder, "inspect --model @/conv.onnx --method projection --quiet"));
     program_fails(
         folder,
         "embed @/mlp.safetensors --act tanh --spatial 2 --out @/no.onnx --verify --tolerance 1e-12 --seed 1",

@@ -14,10 +14,7 @@ static char *folder;
 static void start(void)
 {
     folder = scratch_make();
-    char *path = scratch_path(folder, "data");
-    cr_assert_eq(mkdir(path, 0777), 0);
-    toy_images(path, 2, 6, 3, 2);
-    free(path);
+    toy_folder(folder, "data", 2, 6, 3, 2);
 }
 
 static void stop(void)
@@ -30,14 +27,6 @@ TestSuite(train_then, .init = start, .fini = stop);
 #define TRAIN                                                                                                \
     "train --model resnet18 --image-size 32 --data @/data --method projection --epochs 2 --batch-size 4 "    \
     "--precision fp32 --threads 1 --augment none --quiet --out @/run "
-
-static char *succeeds(const char *line)
-{
-    program_result r = program_run(folder, 0, line);
-    cr_assert_eq(r.status, 0, "heirloom %s: exit status %d: %s", line, r.status, r.err);
-    free(r.err);
-    return r.out;
-}
 
 static void refused(const char *line, const char *part)
 {
@@ -70,7 +59,8 @@ static json_int_t epochs_of(const json_t *run)
 
 Test(train_then, makes_both_runs_and_the_control)
 {
-    char *out = succeeds(TRAIN "--lr 0.002 --then full:epochs=1,lr=1e-4,norm=frozen --compare --json");
+    char *out = program_succeeds(folder, TRAIN
+                                 "--lr 0.002 --then full:epochs=1,lr=1e-4,norm=frozen --compare --json");
     json_t *whole = json_loads(out, JSON_REJECT_DUPLICATES, NULL), *phases = json_object_get(whole, "phases"),
            *control = json_object_get(whole, "control");
     cr_assert_eq(json_array_size(phases), 2, "%s", out);
@@ -95,7 +85,7 @@ Test(train_then, makes_both_runs_and_the_control)
     scratch_remove(second); /* which frees it */
     cr_assert_eq(remove(summary), 0);
     free(summary);
-    out = succeeds("train --out @/run --resume --quiet");
+    out = program_succeeds(folder, "train --out @/run --resume --quiet");
     cr_assert_not_null(strstr(out, "3-full"), "%s", out);
     cr_assert_not_null(strstr(out, "(control)"), "%s", out);
     free(out);

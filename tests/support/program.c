@@ -92,6 +92,23 @@ char *program_succeeds(const char *folder, const char *line)
     return r.out;
 }
 
+json_t *program_json(const char *folder, const char *line)
+{
+    char *out = program_succeeds(folder, line);
+    json_error_t error;
+    json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, &error);
+    cr_assert(json_is_object(object), "heirloom %s: %s in: %s", line, error.text, out);
+    free(out);
+    return object;
+}
+
+double program_number(const json_t *object, const char *key)
+{
+    json_t *value = json_object_get(object, key);
+    cr_assert(json_is_number(value), "%s", key);
+    return json_number_value(value);
+}
+
 void program_fails(const char *folder, const char *line, int status, const char *text)
 {
     program_result r = program_run(folder, 0, line);

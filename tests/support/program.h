@@ -2,6 +2,7 @@
 #ifndef HL_TESTS_PROGRAM_H
 #define HL_TESTS_PROGRAM_H
 
+#include <jansson.h>
 #include <stddef.h>
 
 typedef struct program_result {
@@ -17,7 +18,12 @@ void program_free(program_result *result);
 /* The same without a limit, and checks that all was well; what it printed is the caller's to free. */
 char *program_succeeds(const char *folder, const char *line);
 
-/* The same, and checks what holds for every failure: this exit status, nothing on stdout, and on stderr,
+/* The same, and checks that it printed exactly one JSON object, which is the caller's to release. */
+json_t *program_json(const char *folder, const char *line);
+/* The number under `key`, which has to be there. */
+double program_number(const json_t *object, const char *key);
+
+/* Runs it, and checks what holds for every failure: this exit status, nothing on stdout, and on stderr,
  * besides warnings, exactly one line "heirloom: WHAT: WHY" which has `text` in it. */
 void program_fails(const char *folder, const char *line, int status, const char *text);
 

@@ -67,3 +67,16 @@ void scratch_write(const char *path, const void *bytes, size_t size)
     cr_assert_eq(fwrite(bytes, 1, size, file), size);
     cr_assert_eq(fclose(file), 0);
 }
+
+int scratch_count_lines(const char *folder, const char *name)
+{
+    char *path = scratch_path(folder, name);
+    size_t size;
+    uint8_t *text = scratch_read(path, &size);
+    int lines = 0;
+    for (size_t i = 0; i < size; i++)
+        lines += text[i] == '\n';
+    free(text);
+    free(path);
+    return lines;
+}

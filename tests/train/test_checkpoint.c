@@ -142,19 +142,6 @@ static void expect_same_state(const char *run, const char *other)
     free(b);
 }
 
-static int count_lines(const char *run, const char *name)
-{
-    char *path = scratch_path(run, name);
-    size_t size;
-    uint8_t *text = scratch_read(path, &size);
-    int lines = 0;
-    for (size_t i = 0; i < size; i++)
-        lines += text[i] == '\n';
-    free(text);
-    free(path);
-    return lines;
-}
-
 Test(checkpoint, a_resumed_run_ends_bit_for_bit_as_an_unbroken_one)
 {
     static const ending endings[] = {
@@ -184,8 +171,9 @@ Test(checkpoint, a_resumed_run_ends_bit_for_bit_as_an_unbroken_one)
         expect_same_file(run, whole, "last.safetensors");
         expect_same_file(run, whole, "adapter.safetensors");
         expect_same_state(run, whole);
-        cr_assert_eq(count_lines(run, "log.jsonl"), count_lines(whole, "log.jsonl"), "%zu", i);
-        cr_assert_eq(count_lines(run, "metrics.csv"), 4, "%zu", i);
+        cr_assert_eq(scratch_count_lines(run, "log.jsonl"), scratch_count_lines(whole, "log.jsonl"), "%zu",
+                     i);
+        cr_assert_eq(scratch_count_lines(run, "metrics.csv"), 4, "%zu", i);
         free(run);
     }
     free(whole);

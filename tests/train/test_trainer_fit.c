@@ -54,19 +54,6 @@ static hl_status train(hl_train_options *o, const char *method, hl_train_result 
     return status;
 }
 
-static int count_lines(const char *run, const char *name)
-{
-    char *path = scratch_path(run, name);
-    size_t size;
-    uint8_t *text = scratch_read(path, &size);
-    int lines = 0;
-    for (size_t i = 0; i < size; i++)
-        lines += text[i] == '\n';
-    free(text);
-    free(path);
-    return lines;
-}
-
 Test(trainer_fit, tries_every_lambda_and_keeps_the_best)
 {
     char *run = scratch_path(folder, "run"), *again = scratch_path(folder, "again"),
@@ -78,7 +65,7 @@ Test(trainer_fit, tries_every_lambda_and_keeps_the_best)
     cr_assert_eq(train(&o, "linear:solver=lbfgs", &result, head), HL_OK, "%s", hl_last_error());
     cr_assert_not(result.interrupted);
     cr_assert_eq(result.epochs, 45);
-    cr_assert_eq(count_lines(run, "metrics.csv"), 46);
+    cr_assert_eq(scratch_count_lines(run, "metrics.csv"), 46);
     cr_assert_gt(result.best.acc1, 0.9, "%g", result.best.acc1);
     cr_assert_eq(result.test.count, 3 * CLASSES);
     cr_assert_gt(result.test.acc1, 0.7, "%g", result.test.acc1);
@@ -95,7 +82,7 @@ Test(trainer_fit, tries_every_lambda_and_keeps_the_best)
     o.resume = true;
     cr_assert_eq(train(&o, "linear:solver=lbfgs", &second, other), HL_OK, "%s", hl_last_error());
     cr_assert_eq(memcmp(head, other, sizeof head), 0);
-    cr_assert_eq(count_lines(again, "metrics.csv"), 46);
+    cr_assert_eq(scratch_count_lines(again, "metrics.csv"), 46);
     free(run);
     free(again);
     free(cache);
@@ -140,7 +127,7 @@ Test(trainer_fit, an_interrupted_run_begins_anew)
     cr_assert_eq(train(&o, "linear:solver=lbfgs", &result, other), HL_OK, "%s", hl_last_error());
     cr_assert_not(result.interrupted);
     cr_assert_eq(memcmp(head, other, sizeof head), 0);
-    cr_assert_eq(count_lines(run, "metrics.csv"), 46);
+    cr_assert_eq(scratch_count_lines(run, "metrics.csv"), 46);
     free(run);
     free(whole);
 }
