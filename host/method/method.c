@@ -143,6 +143,17 @@ const char *hl_method_format(const hl_method *method, char *buf, size_t size)
     return buf;
 }
 
+bool hl_method_matches(const hl_method *method, const char *text)
+{
+    hl_method other;
+    if (hl_method_parse(text, &other) != HL_OK || other.info != method->info)
+        return false;
+    for (int i = 0; i < option_count(method->info); i++)
+        if (strcmp(method->values[i], other.values[i]) != 0)
+            return false;
+    return true;
+}
+
 const char *hl_method_text(const hl_method *method, const char *key)
 {
     return method->values[option_index(method->info, key)];

@@ -53,6 +53,10 @@ hl_status hl_method_parse(const char *text, hl_method *method);
 /* The inverse, with every option: into buf, returned. */
 const char *hl_method_format(const hl_method *method, char *buf, size_t size);
 
+/* Is it the method that `text` names? Options which that leaves out have their defaults, so that what was
+ * written before a method had an option still names it. */
+bool hl_method_matches(const hl_method *method, const char *text);
+
 /* Values of options; the key must be one of the method's. */
 const char *hl_method_text(const hl_method *method, const char *key);
 double hl_method_number(const hl_method *method, const char *key);

@@ -222,7 +222,7 @@ static hl_status load(hl_model *m, const char *path, const hl_tensor_map *map)
 {
     hl_adapter_info info;
     HL_TRY(hl_adapter_describe(path, map, &info));
-    if (!m->has_method || strcmp(info.method, m->method_text) != 0 || info.norm != m->norm)
+    if (!m->has_method || !hl_method_matches(&m->method, info.method) || info.norm != m->norm)
         return hl_fail(HL_E_INPUT, path, "apply that method first",
                        "the adapter was made by %s with norms %s", info.method, hl_norm_mode_name(info.norm));
     if (strcmp(info.base_hash, m->base_hash) != 0)

@@ -140,7 +140,7 @@ static hl_status swap(hl_model *m, const char *path, const hl_tensor_map *map)
     HL_TRY(hl_adapter_describe(path, map, &info));
     HL_TRY(check_same(m, path, &info));
     bool same =
-        strcmp(info.method, m->method_text) == 0 && info.norm == m->norm && info.classes == m->classes;
+        hl_method_matches(&m->method, info.method) && info.norm == m->norm && info.classes == m->classes;
     if (same)
         HL_TRY(hl_adapter_fill(m->graph, path, map));
     else

@@ -37,6 +37,28 @@ Test(method, options_are_read)
     cr_assert_float_eq(hl_method_number_or(&m, "alpha", 9.0), 9.0, 0.0);
 }
 
+Test(method, text_from_before_an_option_existed_names_the_same_method)
+{
+    static const struct {
+        const char *method, *text;
+        bool same;
+    } rows[] = {{"projection", "projection:scope=all,bias=0,linear=0,gate-lr=0,init-noise=0,l1=0", true},
+                {"projection:l1=1e-4", "projection:l1=1e-4", true},
+                {"projection", "projection:bias=1", false},
+                {"projection:rank=4", "projection", false},
+                {"linear", "linear", true},
+                {"linear", "linear:solver=lbfgs", false},
+                {"lora", "dora", false},
+                {"linear", "linear:nonsense=1", false},
+                {"linear", "", false}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        hl_method m;
+        cr_assert_eq(hl_method_parse(rows[i].method, &m), HL_OK);
+        cr_assert_eq(hl_method_matches(&m, rows[i].text), rows[i].same, "%s, %s", rows[i].method,
+                     rows[i].text);
+    }
+}
+
 static void refused(const char *text, const char *part)
 {
     hl_method m;
