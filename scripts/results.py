@@ -1,7 +1,7 @@
 """The comparison behind docs/results.md: methods x backbones on the demo's data (photos of solar cells, functional or defective),
 each tuned over three learning rates on the validation part with one seed, then trained with three seeds at the best of them; the
-test part is looked at once, at the end. Every cell is an ordinary run folder under --work, finished ones are kept, an interrupted
-one is resumed: hours of work can be stopped at any time.
+test part is looked at when all of that is done. Every training is an ordinary run folder under --work, finished ones are kept, an
+interrupted one is resumed: hours of work can be stopped at any time, and divided among processes by --models and --train-only.
 
     results.py                       all of it, then docs/results.md and docs/benchmarks/results.json
     results.py --models M ... --methods X ...   some cells; the document then shows what there is
@@ -11,6 +11,8 @@ Needs the weights and data that scripts/demo.sh fetches; fetches EfficientNet-Li
 import argparse
 import csv
 import datetime
+import functools
+import io
 import json
 import math
 import pathlib
@@ -55,7 +57,7 @@ SEEDS = (1, 2, 3)
 FACTORS = (1 / 3, 1, 3)
 SETTING = [
     "--optimizer", "adamw", "--weight-decay", "1e-4", "--schedule", "cosine", "--epochs", "6", "--batch-size", "32",
-    "--image-size", "160", "--augment", "flip", "--monitor", "val_acc1",
+    "--image-size", "128", "--augment", "flip", "--monitor", "val_acc1",
 ]  # fmt: skip
 
 
@@ -63,6 +65,7 @@ def run(*command):
     subprocess.run([str(c) for c in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+@functools.cache
 def weights_of(model):
     package, digest, folder, path = MODELS[model]
     run("bash", "scripts/fetch_package.sh", package, digest, f"data/{folder}")
@@ -84,10 +87,12 @@ def write_manifests():
         file, split = ("test", "test") if place % 4 == 0 else ("tune", "val" if place in (3, 9, 15) else "train")
         rows[file].append((path, label, split))
     for file, items in rows.items():
-        with open(manifest(file), "w", newline="") as out:
-            writer = csv.writer(out)
-            writer.writerow(("path", "label", "split"))
-            writer.writerows(items)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "label", "split"))
+        writer.writerows(items)
+        if not manifest(file).exists() or manifest(file).read_text() != text.getvalue():  # another process may be reading it
+            manifest(file).write_text(text.getvalue())
 
 
 def folder_of(work, model, method, rate, seed):
@@ -127,62 +132,78 @@ def spread(values, scale=1.0, digits=1):
     return f"{scale * statistics.fmean(values):.{digits}f} ± {scale * deviation:.{digits}f}"
 
 
-def cell(args, model, method):
+def tuned(args, model, method):
     rate, scores = best_rate(args, model, method)
     runs = [train(args, model, method, rate, seed) for seed in SEEDS]
-    tests = [test(args, model, method, rate, seed) for seed in SEEDS]
-    head = runs[0]["trainable_params"] - runs[0]["trainable_conv_params"]
     return {
         "model": model,
         "method": method,
         "lr": rate,
         "tuning": {f"{r:.1e}": score for r, score in scores.items()},
         "trained": runs[0]["trainable_params"],
-        "head_and_norms": head,
         "val_acc1": [r["best"]["val_acc1"] for r in runs],
-        "test_acc1": [t["acc1"] for t in tests],
-        "test_auroc": [t["auroc"] for t in tests],
-        "images_per_second": statistics.median(r["images_per_second"] for r in runs),
         "peak_memory_bytes": max(r["peak_memory_bytes"] for r in runs),
     }
 
 
-def place(cells, model, method):
-    """Of the methods of a backbone, by mean test accuracy."""
-    means = sorted((statistics.fmean(c["test_acc1"]) for c in cells if c["model"] == model), reverse=True)
-    mine = next(statistics.fmean(c["test_acc1"]) for c in cells if c["model"] == model and c["method"] == method)
-    return means.index(mine) + 1, len(means)
+def tested(args, cell):
+    tests = [test(args, cell["model"], cell["method"], cell["lr"], seed) for seed in SEEDS]
+    return cell | {"test_acc1": [t["acc1"] for t in tests], "test_auroc": [t["auroc"] for t in tests]}
+
+
+def mean(cell):
+    return 100 * statistics.fmean(cell["test_acc1"])
+
+
+def rate_shown(cell):
+    rates = sorted(map(float, cell["tuning"]))
+    edge = " (least)" if float(f"{cell['lr']:.1e}") == rates[0] else " (most)" if float(f"{cell['lr']:.1e}") == rates[-1] else ""
+    return f"{cell['lr']:.1e}{edge}"
+
+
+def place_of_projection(cells, test_images):
+    """`cells` are one backbone's, the best first."""
+    mine = next((c for c in cells if c["method"] == "projection"), None)
+    if mine is None:
+        return []
+    share = mean(mine) / 100
+    error = 100 * math.sqrt(share * (1 - share) / test_images)
+    near = [c["method"] for c in cells if c is not mine and abs(mean(c) - mean(mine)) <= error]
+    return [
+        "",
+        f"Projection is number {1 + sum(mean(c) > mean(mine) for c in cells)} of {len(cells)} by mean test accuracy. The standard error of an accuracy of "
+        f"{100 * share:.1f} % over {test_images} images is {error:.1f} points; within that of it: {', '.join(near) if near else 'none'}.",
+    ]
 
 
 def document(cells, counts):
     lines = [
         f"# Methods on one data set, {datetime.date.today()}",
         "",
-        f"Photos of solar cells, functional or defective (elpv, {counts['train']} to train on, {counts['val']} for validation, {counts['test']} for the "
-        "test), 160x160, 6 epochs of AdamW. Learning rates: the best of three by validation accuracy with one seed; then three seeds, mean ± deviation. "
-        "The test part was looked at once, after everything was chosen. `scripts/results.py` makes this file; one data set, a short training and a "
-        f"test part in which one image is {100 / counts['test']:.2f} points say little about others.",
+        f"Photos of solar cells, functional or defective (elpv): {counts['train']} to train on, {counts['val']} for validation, {counts['test']} for the test. "
+        f"{SETTING[SETTING.index('--image-size') + 1]} pixels, {SETTING[SETTING.index('--epochs') + 1]} epochs of AdamW, batches of "
+        f"{SETTING[SETTING.index('--batch-size') + 1]}, cosine, flips; the epoch with the best validation accuracy is kept.",
+        "Of three learning rates, each a third of the next, the best by validation accuracy with one seed; *least* or *most*: it was at an edge, so a wider "
+        "search may find a better one. Then three seeds at that rate, mean ± deviation. The test part was in no training's reach and was looked at after all "
+        "of them. `scripts/results.py` makes this file and results.json, which has every rate's and every seed's value.",
+        "",
+        "One data set, a short training and a small test part: it says which methods work at all and roughly where they stand, not which is best elsewhere.",
         "",
     ]
     for model in dict.fromkeys(c["model"] for c in cells):
         lines += [
             f"## {model}",
             "",
-            "| method | trained | learning rate | validation accuracy, % | test accuracy, % | test AUROC | images/s | memory, MiB |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            "| method | trained | learning rate | validation accuracy, % | test accuracy, % | test AUROC | memory, MiB |",
+            "|---|--:|--:|--:|--:|--:|--:|",
         ]
-        chosen = sorted((c for c in cells if c["model"] == model), key=lambda c: -statistics.fmean(c["test_acc1"]))
+        chosen = sorted((c for c in cells if c["model"] == model), key=mean, reverse=True)
         for c in chosen:
             lines.append(
-                f"| {c['method']} | {c['trained']:,} | {c['lr']:.1e} | {spread(c['val_acc1'], 100)} | {spread(c['test_acc1'], 100)} | "
-                f"{spread(c['test_auroc'], 1, 3)} | {c['images_per_second']:.0f} | {c['peak_memory_bytes'] / 2**20:.0f} |"
+                f"| {c['method']} | {c['trained']:,} | {rate_shown(c)} | {spread(c['val_acc1'], 100)} | {spread(c['test_acc1'], 100)} | "
+                f"{spread(c['test_auroc'], 1, 3)} | {c['peak_memory_bytes'] / 2**20:.0f} |"
             )
-        if any(c["method"] == "projection" for c in chosen):
-            rank, of = place(cells, model, "projection")
-            mean = next(c for c in chosen if c["method"] == "projection")
-            error = statistics.stdev(mean["test_acc1"]) / math.sqrt(len(mean["test_acc1"]))
-            lines += ["", f"Projection is number {rank} of {of} by mean test accuracy; the standard error of its mean is {100 * error:.1f} points."]
-        lines.append("")
+        lines += [*place_of_projection(chosen, counts["test"]), ""]
     return "\n".join(lines)
 
 
@@ -193,15 +214,16 @@ def main():
     parser.add_argument("--program", default="build/heirloom")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "runs" / "results")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs")
+    parser.add_argument("--train-only", action="store_true", help="leave the test part and the document alone")
     parser.add_argument("extra", nargs="*", help="after --: more options for every training")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     write_manifests()
-    cells = []
-    for model in args.models:
-        for method in args.methods:
-            cells.append(cell(args, model, method))
-    splits = [row["split"] for file in ("tune", "test") for row in csv.DictReader(open(manifest(file)))]
+    cells = [tuned(args, model, method) for model in args.models for method in args.methods]
+    if args.train_only:
+        return
+    cells = [tested(args, cell) for cell in cells]
+    splits = [row["split"] for file in ("tune", "test") for row in csv.DictReader(io.StringIO(manifest(file).read_text()))]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.md").write_text(document(cells, {s: splits.count(s) for s in ("train", "val", "test")}))
     (args.out / "results.json").write_text(json.dumps(cells, indent=1) + "\n")

@@ -131,6 +131,7 @@ hl_status cli_data(const cli_values *values, hl_dataset **data)
     bool train = values->command == CLI_TRAIN;
     hl_dataset_options options = {.val_fraction = train ? cli_real(values, "val-fraction") : 0.0,
                                   .seed = train ? (uint64_t)cli_int(values, "seed") : 0,
+                                  .evaluation = !train,
                                   .log = cli_log(values)};
     return hl_dataset_open(cli_text(values, "data"), &options, data);
 }

@@ -17,22 +17,30 @@ static void put_field(FILE *out, const char *text)
     fputc('"', out);
 }
 
-static hl_status write_confusion(const char *path, const hl_dataset *data, const int64_t *confusion)
+/* The model's classes, by the data's names where the model has none. */
+static const char *class_name(const hl_model *model, const hl_dataset *data, int64_t c)
+{
+    const char *name = hl_model_class_name(model, c);
+    return name != NULL ? name : hl_dataset_class_name(data, (int32_t)c);
+}
+
+static hl_status write_confusion(const char *path, const hl_model *model, const hl_dataset *data,
+                                 const int64_t *confusion)
 {
     hl_atomic_file *file;
-    int32_t classes = hl_dataset_class_count(data);
+    int64_t classes = hl_model_classes(model);
     HL_TRY(hl_atomic_begin(path, &file));
     FILE *out = hl_atomic_stream(file);
     fputs("true\\predicted", out);
-    for (int32_t c = 0; c < classes; c++) {
+    for (int64_t c = 0; c < classes; c++) {
         fputc(',', out);
-        put_field(out, hl_dataset_class_name(data, c));
+        put_field(out, class_name(model, data, c));
     }
-    for (int32_t t = 0; t < classes; t++) {
+    for (int64_t t = 0; t < classes; t++) {
         fputc('\n', out);
-        put_field(out, hl_dataset_class_name(data, t));
-        for (int32_t p = 0; p < classes; p++)
-            fprintf(out, ",%lld", (long long)confusion[(int64_t)t * classes + p]);
+        put_field(out, class_name(model, data, t));
+        for (int64_t p = 0; p < classes; p++)
+            fprintf(out, ",%lld", (long long)confusion[t * classes + p]);
     }
     fputc('\n', out);
     return hl_atomic_commit(file);
@@ -93,7 +101,7 @@ static hl_status visit(void *user, const char *run, int index, hl_model *model)
                                    cli_int(e->values, "batch-size"), (int)cli_int(e->values, "workers"),
                                    &e->compute, &metrics, confusion);
     if (status == HL_OK && path != NULL)
-        status = write_confusion(path, e->data, confusion);
+        status = write_confusion(path, model, e->data, confusion);
     free(confusion);
     return status == HL_OK ? print_metrics(e, run, model, &metrics) : status;
 }

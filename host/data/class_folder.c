@@ -161,7 +161,24 @@ static int32_t find_class(const hl_dataset *dataset, const char *name)
     return found == NULL ? -1 : (int32_t)(found - dataset->classes);
 }
 
-/* Adds a split; the training split, which comes first, decides the classes. */
+/* Adds the classes of a split that are not there yet. */
+static hl_status add_classes(hl_dataset *dataset, const char *folder)
+{
+    name_list classes;
+    HL_TRY(name_list_init(&classes));
+    hl_status status = list_folders(folder, &classes);
+    size_t before = dataset->class_count;
+    for (size_t i = 0; i < classes.count && status == HL_OK; i++)
+        if (before == 0 ||
+            bsearch(&classes.items[i], dataset->classes, before, sizeof *dataset->classes, by_name) == NULL)
+            status = hl_dataset_add_class(dataset, classes.items[i]);
+    name_list_clear(&classes);
+    if (before > 0)
+        qsort(dataset->classes, dataset->class_count, sizeof *dataset->classes, by_name);
+    return status;
+}
+
+/* Adds the images of a split, whose classes must be there. */
 static hl_status add_split(hl_dataset *dataset, hl_split split, const char *folder)
 {
     name_list classes;
@@ -170,8 +187,6 @@ static hl_status add_split(hl_dataset *dataset, hl_split split, const char *fold
     if (status == HL_OK && classes.count == 0)
         status = hl_fail(HL_E_INPUT, folder, "put the images of each class into a folder of its own",
                          "has no class folders");
-    for (size_t i = 0; split == HL_SPLIT_TRAIN && i < classes.count && status == HL_OK; i++)
-        status = hl_dataset_add_class(dataset, classes.items[i]);
     for (size_t i = 0; i < classes.count && status == HL_OK; i++) {
         const char *class_folder = hl_arena_format(classes.arena, "%s/%s", folder, classes.items[i]);
         int32_t label = find_class(dataset, classes.items[i]);
@@ -209,20 +224,35 @@ static hl_status find_split(const name_list *folders, const char *path, const ch
     return HL_OK;
 }
 
-/* A folder named train may also be the class of pictures of trains: it is a split where there is another
- * split beside it, or where it stands alone and holds folders itself. */
-static hl_status train_is_split(const name_list *folders, const char *train_folder,
-                                const hl_dataset_options *options, bool others, bool *is_split)
+static hl_status holds_folders(const char *folder, bool *holds)
 {
-    *is_split = others || options->train_name != NULL;
-    if (*is_split || folders->count > 1)
-        return HL_OK;
     name_list inside;
     HL_TRY(name_list_init(&inside));
-    hl_status status = list_folders(train_folder, &inside);
-    *is_split = inside.count > 0;
+    hl_status status = list_folders(folder, &inside);
+    *holds = inside.count > 0;
     name_list_clear(&inside);
     return status;
+}
+
+/* A folder named train may also be the class of pictures of trains (and one named test that of tests): it is
+ * a split where there is another split beside it, or where it stands alone and holds folders itself. Images
+ * to train on must be there, unless they are for evaluation. `paths` are those of the splits, NULL: not
+ * there. */
+static hl_status find_layout(const name_list *folders, const hl_dataset_options *options,
+                             const char *const paths[HL_SPLIT_COUNT], bool *splits)
+{
+    size_t count = 0;
+    const char *one = NULL;
+    for (int s = 0; s < HL_SPLIT_COUNT; s++)
+        if (paths[s] != NULL) {
+            one = paths[s];
+            count++;
+        }
+    if (paths[HL_SPLIT_TRAIN] == NULL && !options->evaluation)
+        count = 0;
+    const bool named = options->train_name != NULL || options->val_name != NULL || options->test_name != NULL;
+    *splits = count > 1 || (count == 1 && named);
+    return count == 1 && folders->count == 1 && !named ? holds_folders(one, splits) : HL_OK;
 }
 
 static hl_status read_folders(hl_dataset *dataset, const char *path, const hl_dataset_options *options,
@@ -230,27 +260,29 @@ static hl_status read_folders(hl_dataset *dataset, const char *path, const hl_da
 {
     static const char *const usual[HL_SPLIT_COUNT][4] = {{"train"}, {"val", "valid", "validation"}, {"test"}};
     const char *const wanted[HL_SPLIT_COUNT] = {options->train_name, options->val_name, options->test_name};
-    const char *found[HL_SPLIT_COUNT];
-    for (int s = 0; s < HL_SPLIT_COUNT; s++)
-        HL_TRY(find_split(folders, path, wanted[s], usual[s], &found[s]));
-    bool is_split = false, others = found[HL_SPLIT_VAL] != NULL || found[HL_SPLIT_TEST] != NULL;
-    if (found[HL_SPLIT_TRAIN] != NULL) {
-        const char *train_folder = hl_arena_format(folders->arena, "%s/%s", path, found[HL_SPLIT_TRAIN]);
-        if (train_folder == NULL)
-            return HL_E_NOMEM;
-        HL_TRY(train_is_split(folders, train_folder, options, others, &is_split));
-    }
-    if (!is_split)
-        return add_split(dataset, HL_SPLIT_TRAIN, path);
+    const char *paths[HL_SPLIT_COUNT] = {NULL};
     for (int s = 0; s < HL_SPLIT_COUNT; s++) {
-        if (found[s] == NULL)
-            continue;
-        const char *folder = hl_arena_format(folders->arena, "%s/%s", path, found[s]);
-        if (folder == NULL)
+        const char *found;
+        HL_TRY(find_split(folders, path, wanted[s], usual[s], &found));
+        if (found != NULL && (paths[s] = hl_arena_format(folders->arena, "%s/%s", path, found)) == NULL)
             return HL_E_NOMEM;
-        HL_TRY(add_split(dataset, (hl_split)s, folder));
+    }
+    bool splits;
+    HL_TRY(find_layout(folders, options, paths, &splits));
+    if (!splits) {
+        HL_TRY(add_classes(dataset, path));
+        return add_split(dataset, HL_SPLIT_TRAIN, path);
+    }
+    /* The training images decide the classes where there are any. */
+    for (int s = 0; s < HL_SPLIT_COUNT; s++)
+        if (paths[s] != NULL && (s == HL_SPLIT_TRAIN || paths[HL_SPLIT_TRAIN] == NULL))
+            HL_TRY(add_classes(dataset, paths[s]));
+    for (int s = 0; s < HL_SPLIT_COUNT; s++) {
+        if (paths[s] == NULL)
+            continue;
+        HL_TRY(add_split(dataset, (hl_split)s, paths[s]));
         if (dataset->splits[s].count == 0)
-            return hl_fail(HL_E_INPUT, folder, "add images or remove the folder", "holds no images");
+            return hl_fail(HL_E_INPUT, paths[s], "add images or remove the folder", "holds no images");
     }
     return HL_OK;
 }

@@ -209,7 +209,7 @@ hl_status hl_dataset_open(const char *path, const hl_dataset_options *options, h
     hl_status status = read_layout(opened, path, options);
     if (status == HL_OK)
         status = hl_dataset_count_classes(opened);
-    if (status == HL_OK)
+    if (status == HL_OK && !options->evaluation)
         status = hl_dataset_check(opened, path);
     if (status == HL_OK && options->val_fraction > 0 && opened->splits[HL_SPLIT_VAL].count == 0)
         status = hl_dataset_split_validation(opened, options->val_fraction, options->seed);

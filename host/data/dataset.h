@@ -53,8 +53,8 @@ hl_status hl_dataset_split_validation(hl_dataset *dataset, double fraction, uint
 /* Counts the images of each class once all are there; hl_dataset_count_of_class gives 0 before. */
 hl_status hl_dataset_count_classes(hl_dataset *dataset);
 
-/* Refuses fewer than two classes and a class without a training image, by the counts; `path` is named in the
- * error. */
+/* Refuses what cannot be trained on: fewer than two classes, a class without a training image, by the counts;
+ * `path` is named in the error. */
 hl_status hl_dataset_check(const hl_dataset *dataset, const char *path);
 
 /* The readers. They add classes and samples. */

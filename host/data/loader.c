@@ -113,7 +113,8 @@ static hl_status make_image(hl_loader *loader, hl_image *image, hl_resizer *resi
     int64_t index = loader->order[s->first + place];
     uint8_t *pixels = s->images + (size_t)place * loader->image_bytes;
     s->indices[place] = index;
-    s->labels[place] = loader->dataset->splits[options->split].items[index].label;
+    int32_t label = loader->dataset->splits[options->split].items[index].label;
+    s->labels[place] = options->labels != NULL ? options->labels[label] : label;
     if (options->rows.parts > 0) {
         copy_row(loader, s, index, place);
         return HL_OK;

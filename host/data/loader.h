@@ -50,6 +50,9 @@ typedef struct hl_loader_options {
     hl_split split;
     hl_loader_rows rows; /* parts 0: images */
     hl_transform transform;
+    /* What batches have as label for each class of the data set, for as long as the loader lives; NULL: its
+     * number. */
+    const int32_t *labels;
     int64_t batch_size; /* of this process */
     /* Of `ranks` processes (0: 1) this is number `rank`. Together they make the batches that one process
      * makes with batch_size * ranks; each takes an equal part of every batch, to within one image of the

@@ -163,7 +163,7 @@ static hl_status make(hl_session *s, const hl_features_options *o, const hl_load
     bool behind = s->features;
     s->features = false; /* these batches are images */
     *stopped = false;
-    hl_status status = hl_evaluation_loader(s->model, o->data, o->split, batch, o->workers, false,
+    hl_status status = hl_evaluation_loader(s->model, o->data, o->split, NULL, batch, o->workers, false,
                                             (hl_loader_rows){0}, NULL, &loader);
     if (status == HL_OK)
         status = hl_features_program(s, batch, o->type, &program);

@@ -44,8 +44,9 @@ static hl_status open_loaders(hl_trainer *t)
     };
     HL_TRY(hl_loader_create(t->data, &options, &t->train));
     t->batches = hl_loader_batch_count(t->train);
-    return hl_evaluation_loader(t->model, t->data, t->val_split, t->val_batch, o->workers, o->skip_bad_images,
-                                hl_trainer_rows(t, t->val_split), o->compute.log, &t->val);
+    return hl_evaluation_loader(t->model, t->data, t->val_split, NULL, t->val_batch, o->workers,
+                                o->skip_bad_images, hl_trainer_rows(t, t->val_split), o->compute.log,
+                                &t->val);
 }
 
 static void plan_steps(hl_trainer *t)
@@ -271,7 +272,7 @@ static hl_status test(hl_trainer *t, hl_metrics *metrics)
             batch = t->options.batch_size < count ? t->options.batch_size : count;
     const hl_number_type exact = {.elem = HL_ELEM_F32};
     HL_TRY(hl_trainer_keep_test_features(t, exact));
-    HL_TRY(hl_evaluation_loader(t->model, t->data, HL_SPLIT_TEST, batch, t->options.workers,
+    HL_TRY(hl_evaluation_loader(t->model, t->data, HL_SPLIT_TEST, NULL, batch, t->options.workers,
                                 t->options.skip_bad_images, hl_trainer_rows(t, HL_SPLIT_TEST), log_of(t),
                                 &loader));
     hl_status status = hl_evaluation_run(&t->session, loader, batch, exact, t->meter, NULL, NULL, &stopped);

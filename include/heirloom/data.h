@@ -2,6 +2,7 @@
 #ifndef HEIRLOOM_DATA_H
 #define HEIRLOOM_DATA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <heirloom/log.h>
@@ -26,6 +27,8 @@ typedef struct hl_dataset_options {
     uint64_t seed;
     /* Names of the split folders; NULL: train; val, valid or validation; test. */
     const char *train_name, *val_name, *test_name;
+    /* The images are for a network that is trained already: any split will do, and one class. */
+    bool evaluation;
     const hl_log *log; /* may be NULL */
 } hl_dataset_options;
 
@@ -33,6 +36,7 @@ typedef struct hl_dataset hl_dataset;
 
 /* Opens one of
  *   a folder with train/ and any of val/ and test/, each with CLASS/.../image
+ *   a folder of val/ or test/ or both, for evaluation
  *   a folder of CLASS/.../image, all for training
  *   a CSV file with the columns path, label and split (train, val or test); paths are relative to the file's
  * folder and must not leave it Images are the files whose names end as an image's do (.png, .jpg, .jpeg,

@@ -130,7 +130,9 @@ typedef struct hl_train_result {
 HL_API hl_status hl_train(hl_model *model, const hl_dataset *data, const hl_train_options *options,
                           hl_train_result *result);
 
-/* Evaluates on one split. confusion: NULL, or [classes][classes] counts by (true, predicted). */
+/* Evaluates on one split. Where the model knows the names of its classes, those of the data are matched by
+ * name, and need not all be there; else both have as many, in the same order. confusion: NULL, or
+ * [classes][classes] counts by (true, predicted). */
 HL_API hl_status hl_evaluate(hl_model *model, const hl_dataset *data, hl_split split, int64_t batch_size,
                              int workers, const hl_compute *compute, hl_metrics *metrics, int64_t *confusion);
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/safetensors.h"
@@ -242,6 +243,19 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
     cr_assert_eq(integer(o, "count"), 6);
     cr_assert(json_is_number(json_object_get(o, "acc1")) && json_is_number(json_object_get(o, "acc_class")));
     json_decref(o);
+
+    /* Images that came later, without any to train on. */
+    cr_assert_eq(mkdir((path = scratch_path(folder, "later")), 0777), 0);
+    free(path);
+    path = scratch_path(folder, "data/test");
+    char *later = scratch_path(folder, "later/test");
+    cr_assert_eq(rename(path, later), 0);
+    o = program_json(folder, "eval --run @/run --data @/later --split test --json --quiet");
+    cr_assert_eq(integer(o, "count"), 4);
+    json_decref(o);
+    cr_assert_eq(rename(later, path), 0);
+    free(path);
+    free(later);
 
     o = program_json(
         folder,

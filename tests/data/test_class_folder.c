@@ -106,6 +106,30 @@ Test(class_folder, a_class_may_be_called_train)
     hl_dataset_destroy(dataset);
 }
 
+Test(class_folder, images_for_evaluation_need_no_training_images_beside_them)
+{
+    static const hl_dataset_options evaluation = {.evaluation = true};
+    tree_text(&t, "test/dog/1.png", "");
+    refuse_tree(HL_E_INPUT, "the only class is \"test\"");
+    hl_dataset *dataset = open_tree(&evaluation);
+    cr_assert_eq(hl_dataset_class_count(dataset), 1);
+    cr_assert_str_eq(hl_dataset_class_name(dataset, 0), "dog");
+    expect_sample(dataset, HL_SPLIT_TEST, 0, "test/dog/1.png", 0);
+    hl_dataset_destroy(dataset);
+
+    /* The classes of both splits, sorted. */
+    tree_text(&t, "val/cat/1.png", "");
+    tree_text(&t, "val/dog/1.png", "");
+    tree_text(&t, "val/yak/1.png", "");
+    tree_text(&t, "test/emu/1.png", "");
+    dataset = open_tree(&evaluation);
+    cr_assert_eq(hl_dataset_class_count(dataset), 4);
+    expect_sample(dataset, HL_SPLIT_VAL, 2, "val/yak/1.png", 3);
+    expect_sample(dataset, HL_SPLIT_TEST, 0, "test/dog/1.png", 1);
+    expect_sample(dataset, HL_SPLIT_TEST, 1, "test/emu/1.png", 2);
+    hl_dataset_destroy(dataset);
+}
+
 Test(class_folder, what_cannot_be_trained_on_is_refused)
 {
     refuse_tree(HL_E_INPUT, "has no class folders");

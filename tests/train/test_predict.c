@@ -75,6 +75,45 @@ Test(predict, agrees_with_evaluation)
     hl_dataset_destroy(data);
 }
 
+Test(predict, evaluation_finds_classes_by_their_names)
+{
+    static const char *const names[CLASSES] = {"class01", "class00"}, *const others[CLASSES] = {"class01",
+                                                                                                "cat"};
+    int64_t by_place[CLASSES * CLASSES], by_name[CLASSES * CLASSES];
+    char *path = scratch_path(folder, "val/class01/000.png");
+    cr_assert_eq(remove(path), 0); /* so that one class has fewer */
+    free(path);
+    hl_dataset *data = toy_data(folder);
+    hl_metrics metrics, named;
+    cr_assert_eq(hl_evaluate(model, data, HL_SPLIT_VAL, 3, 2, &one, &metrics, by_place), HL_OK);
+    cr_assert_eq(hl_model_set_class_names(model, names, CLASSES), HL_OK);
+    cr_assert_eq(hl_evaluate(model, data, HL_SPLIT_VAL, 3, 2, &one, &named, by_name), HL_OK);
+    /* What the model says is the same, what is true is the other class. */
+    cr_assert_eq(memcmp(by_name, by_place + CLASSES, CLASSES * sizeof *by_name), 0);
+    cr_assert_eq(memcmp(by_name + CLASSES, by_place, CLASSES * sizeof *by_name), 0);
+    hl_dataset_destroy(data);
+
+    /* The images of one class alone. */
+    path = scratch_path(folder, "val/class01");
+    char *away = scratch_path(folder, "class01");
+    cr_assert_eq(rename(path, away), 0);
+    path[strlen(path) - strlen("/class01")] = '\0';
+    const hl_dataset_options options = {.evaluation = true};
+    cr_assert_eq(hl_dataset_open(path, &options, &data), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_evaluate(model, data, HL_SPLIT_TRAIN, 3, 2, &one, &named, by_name), HL_OK, "%s",
+                 hl_last_error());
+    cr_assert_eq(named.count, IMAGES);
+    cr_assert_float_eq(named.acc_class, (double)by_name[3] / IMAGES, 1e-12);
+    cr_assert_eq(by_name[0] + by_name[1], 0);
+    cr_assert_eq(memcmp(by_name + CLASSES, by_place, CLASSES * sizeof *by_name), 0);
+    cr_assert_eq(hl_model_set_class_names(model, others, CLASSES), HL_OK);
+    cr_assert_eq(hl_evaluate(model, data, HL_SPLIT_TRAIN, 3, 2, &one, &named, NULL), HL_E_ARG);
+    cr_assert_not_null(strstr(hl_last_error(), "class \"class00\" is none of the 2"), "%s", hl_last_error());
+    hl_dataset_destroy(data);
+    free(path);
+    free(away);
+}
+
 Test(predict, an_unreadable_image_is_an_error_or_a_message)
 {
     const char *list[3];
