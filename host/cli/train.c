@@ -151,8 +151,10 @@ static void print_result(const hl_model *model, const hl_train_options *o, const
     printf("%s\n", o->out);
 }
 
-static hl_status print_summary(const char *run)
+static hl_status print_summary(const char *run, bool interrupted)
 {
+    if (interrupted)
+        return cli_print_json(json_pack("{s:b, s:o}", "interrupted", 1, "out", cli_json_text(run)));
     char path[4096];
     snprintf(path, sizeof path, "%s/summary.json", run);
     json_t *summary = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
@@ -229,7 +231,7 @@ static hl_status run_once(cli_values *values, bool *interrupted)
 hl_status cli_train(cli_values *values)
 {
     char saved[4096];
-    bool interrupted;
+    bool interrupted = false;
     HL_TRY(cli_require(values, "out"));
     const char *config = cli_text(values, "config");
     if (config == NULL && cli_flag(values, "resume")) {
@@ -239,11 +241,15 @@ hl_status cli_train(cli_values *values)
     }
     if (config != NULL)
         HL_TRY(cli_read_config(values, config));
-    if (cli_text(values, "then") != NULL)
-        return cli_train_then(values, run_once);
+    const char *out = cli_text(values, "out");
+    bool json = cli_flag(values, "json");
+    if (cli_text(values, "then") != NULL) {
+        HL_TRY(cli_train_then(values, run_once, &interrupted));
+        return interrupted && json ? print_summary(out, true) : HL_OK;
+    }
     if (cli_flag(values, "compare"))
         return hl_fail(HL_E_ARG, "--compare", "give --then as well, or leave it out",
                        "there is one run alone");
     HL_TRY(run_once(values, &interrupted));
-    return cli_flag(values, "json") ? print_summary(cli_text(values, "out")) : HL_OK;
+    return json ? print_summary(out, interrupted) : HL_OK;
 }

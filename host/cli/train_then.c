@@ -222,9 +222,9 @@ static hl_status write_config(const cli_values *values)
     return status;
 }
 
-hl_status cli_train_then(cli_values *values, cli_run *run)
+hl_status cli_train_then(cli_values *values, cli_run *run, bool *interrupted)
 {
-    bool interrupted = false, resume = cli_flag(values, "resume");
+    bool resume = cli_flag(values, "resume");
     if (!resume && is_there(cli_text(values, "out"), "config.yaml"))
         return hl_fail(HL_E_ARG, cli_text(values, "out"), "continue with --resume, or choose another --out",
                        "there is a run in it");
@@ -235,8 +235,8 @@ hl_status cli_train_then(cli_values *values, cli_run *run)
     if (status == HL_OK && !resume)
         status = write_config(values);
     if (status == HL_OK)
-        status = run_phases(all, run, resume, &interrupted);
-    if (status == HL_OK && !interrupted)
+        status = run_phases(all, run, resume, interrupted);
+    if (status == HL_OK && !*interrupted)
         status = report(all, values);
     for (int i = 0; i < all->count; i++)
         json_decref(all->phases[i].summary);

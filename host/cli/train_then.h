@@ -4,13 +4,13 @@
 
 #include "cli/common.h"
 
-/* One training run; *interrupted: it was stopped and can be resumed. Prints what came out, but not as JSON
- * where
- * --out is a part of --then's. */
+/* One training run; *interrupted: it was stopped and can be resumed. Prints what came out where that is not
+ * asked for as JSON. */
 typedef hl_status cli_run(cli_values *values, bool *interrupted);
 
 /* The run that the values describe but for --then in OUT/1-METHOD, --then's in OUT/2-METHOD, with --compare
- * the control in OUT/3-METHOD; a table and OUT/summary.json in the end. */
-hl_status cli_train_then(cli_values *values, cli_run *run);
+ * the control in OUT/3-METHOD; a table and OUT/summary.json in the end, unless
+ * a run was interrupted. */
+hl_status cli_train_then(cli_values *values, cli_run *run, bool *interrupted);
 
 #endif

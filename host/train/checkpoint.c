@@ -15,7 +15,7 @@ enum { COUNTERS = 18, SUMS = 14, KEY_SIZE = 256 };
 void hl_fingerprint_add(hl_fingerprint *f, const char *key, const char *format, ...)
 {
     if (f->count == (int)(sizeof f->items / sizeof *f->items))
-        return;
+        abort(); /* a row too many for a fixed list of them: a mistake of ours */
     va_list args;
     va_start(args, format);
     f->items[f->count].key = key;

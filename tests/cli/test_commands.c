@@ -1,10 +1,13 @@
 /* What the commands print and write when all is well. */
 #include <criterion/criterion.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "io/safetensors.h"
@@ -308,6 +311,43 @@ Test(commands, a_run_is_trained_repeated_evaluated_predicted_with_and_exported)
         folder, "train --init-from @/run --data @/data --method full --epochs 1 --batch-size 4 --out "
                 "@/full --quiet"));
     free(program_succeeds(folder, "eval --run @/full --data @/data --quiet"));
+}
+
+/* Until the program has made the file. */
+static void wait_for(program_started p, const char *name)
+{
+    char *path = scratch_path(folder, name);
+    const struct timespec pause = {0, 10000000};
+    while (access(path, F_OK) != 0) {
+        cr_assert_eq(waitpid(p.pid, NULL, WNOHANG), 0, "ended without %s", name);
+        nanosleep(&pause, NULL);
+    }
+    free(path);
+}
+
+/* With a run that would not end by itself. */
+Test(commands, signals_make_checkpoints_and_an_interrupted_run_says_so)
+{
+    toy_folder(folder, "data", 2, 6, 3, 0);
+    program_started p = program_start(
+        folder, 0,
+        "train --model squeezenet1_1 --image-size 32 --method norm --precision fp32 --epochs 1000000 "
+        "--schedule constant --batch-size 4 --data @/data --out @/run --json --quiet");
+    wait_for(p, "run/state.safetensors");
+    cr_assert_eq(kill(p.pid, SIGUSR1), 0);
+    char *state = scratch_path(folder, "run/state.safetensors");
+    cr_assert_eq(unlink(state), 0);
+    free(state);
+    wait_for(p, "run/state.safetensors");
+    cr_assert_eq(kill(p.pid, SIGINT), 0);
+    program_result r = program_wait(p);
+    cr_assert_eq(r.status, 0, "exit status %d: %s", r.status, r.err);
+    cr_expect_not_null(strstr(r.err, "interrupted, resume with --resume\n"), "%s", r.err);
+    json_t *o = json_loads(r.out, 0, NULL);
+    cr_assert(json_is_object(o), "%s", r.out);
+    cr_expect(json_is_true(json_object_get(o, "interrupted")));
+    json_decref(o);
+    program_free(&r);
 }
 
 Test(commands, unreadable_images_are_reported_and_passed_over_when_asked)

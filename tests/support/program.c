@@ -54,28 +54,39 @@ static void child(char **words, size_t file_limit, FILE *out, FILE *err)
     _exit(127);
 }
 
-program_result program_run(const char *folder, size_t file_limit, const char *line)
+program_started program_start(const char *folder, size_t file_limit, const char *line)
 {
     char path[4096], copy[4096], *words[MAX_WORDS] = {path}, *rest = NULL;
-    int count = 1, status;
+    int count = 1;
     program_path(path, sizeof path);
     snprintf(copy, sizeof copy, "%s", line);
     for (char *word = strtok_r(copy, " ", &rest); word != NULL && count < MAX_WORDS - 1;
          word = strtok_r(NULL, " ", &rest))
         words[count++] = expand(folder, word);
-    FILE *out = tmpfile(), *err = tmpfile();
-    cr_assert(out != NULL && err != NULL);
+    program_started p = {.out = tmpfile(), .err = tmpfile()};
+    cr_assert(p.out != NULL && p.err != NULL);
     fflush(NULL);
-    pid_t pid = fork();
-    cr_assert_geq(pid, 0);
-    if (pid == 0)
-        child(words, file_limit, out, err);
-    cr_assert_eq(waitpid(pid, &status, 0), pid);
+    p.pid = fork();
+    cr_assert_geq(p.pid, 0);
+    if (p.pid == 0)
+        child(words, file_limit, p.out, p.err);
     for (int i = 1; i < count; i++)
         free(words[i]);
+    return p;
+}
+
+program_result program_wait(program_started p)
+{
+    int status;
+    cr_assert_eq(waitpid(p.pid, &status, 0), p.pid);
     return (program_result){.status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status),
-                            .out = read_all(out),
-                            .err = read_all(err)};
+                            .out = read_all(p.out),
+                            .err = read_all(p.err)};
+}
+
+program_result program_run(const char *folder, size_t file_limit, const char *line)
+{
+    return program_wait(program_start(folder, file_limit, line));
 }
 
 void program_free(program_result *result)

@@ -4,6 +4,8 @@
 
 #include <jansson.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <sys/types.h>
 
 typedef struct program_result {
     int status;      /* exit status; -N when a signal N ended it */
@@ -13,6 +15,15 @@ typedef struct program_result {
 /* `line` is split at spaces; "@/" at the start of a word, or after '=', stands for `folder` and a slash.
  * file_limit: largest file it may write, in bytes, 0: any. The caller gives the result to program_free. */
 program_result program_run(const char *folder, size_t file_limit, const char *line);
+
+/* The two halves of it, for what is to be done in between. */
+typedef struct program_started {
+    pid_t pid;
+    FILE *out, *err;
+} program_started;
+program_started program_start(const char *folder, size_t file_limit, const char *line);
+program_result program_wait(program_started started);
+
 void program_free(program_result *result);
 
 /* The same without a limit, and checks that all was well; what it printed is the caller's to free. */
