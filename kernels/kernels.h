@@ -329,6 +329,13 @@ int hl_launch_pool(const hl_pool_args *args, const void *x, void *y, void *index
 int hl_launch_pool_grad(const hl_pool_args *args, const void *dy, const void *index, void *dx, hl_elem elem,
                         hl_cuda_stream stream);
 
+/* ---- means over the cells of a map (grid_pool.cu) ---- */
+
+/* out [N, m, m', C] = adaptive average of in [N, h, w, C]; with `grad` the gradient [N, h, w, C], of dy = in.
+ */
+int hl_launch_grid_pool(const void *in, hl_shape in_shape, void *out, hl_shape out_shape, bool grad,
+                        hl_elem elem, hl_cuda_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/grid_cell.h"
 #include "base/numbers.h"
 #include "io/json.h"
 #include "io/onnx_write.h"
@@ -249,6 +250,38 @@ static void put_pool(exporter *e, const hl_node *node, const char *out)
     put_window(e, w, false);
 }
 
+/* The share of each place of a side in each cell's mean, [rows, columns]: cells by places, or with `turned`
+ * places by cells; its name. */
+static const char *cell_shares(exporter *e, const hl_node *node, int64_t places, int64_t cells, bool turned)
+{
+    const char *name = text(e, turned ? "%s.columns%s" : "%s.rows%s", node->name, "");
+    const int64_t shape[2] = {turned ? places : cells, turned ? cells : places};
+    float *shares = hl_arena_take(e->arena, (size_t)(places * cells) * sizeof *shares);
+    if (shares == NULL) {
+        e->status = HL_E_NOMEM;
+        return name;
+    }
+    memset(shares, 0, (size_t)(places * cells) * sizeof *shares);
+    for (int64_t i = 0; i < cells; i++) {
+        hl_grid_cell cell = hl_grid_cell_at(i, places, cells);
+        for (int64_t p = cell.first; p < cell.end; p++)
+            shares[turned ? p * cells + i : i * places + p] = 1.0f / (float)(cell.end - cell.first);
+    }
+    hl_onnx_put_tensor(e->writer, name, HL_DTYPE_F32, 2, shape, shares);
+    return name;
+}
+
+/* ONNX has no adaptive average. A cell's mean is that of its rows' means: a product from either side. */
+static void put_grid_pool(exporter *e, const hl_node *node, const char *out)
+{
+    hl_shape in = hl_graph_node(e->graph, node->in[0])->shape;
+    const char *x = as_map(e, node, node->in[0], 0), *across = text(e, "%s.across%s", out, "");
+    const char *columns = cell_shares(e, node, in.w, node->shape.w, true),
+               *rows = cell_shares(e, node, in.h, node->shape.h, false);
+    put(e, "MatMul", across, (const char *[]){x, columns}, 2, across);
+    put(e, "MatMul", node->name, (const char *[]){rows, across}, 2, out);
+}
+
 /* Both halves at once, when the first of them comes. */
 static void put_halves(exporter *e, const hl_node *node, const char *out)
 {
@@ -354,6 +387,9 @@ static hl_status put_layer(exporter *e, const hl_node *node)
     case HL_OP_GLOBAL_POOL:
         x = as_map(e, node, node->in[0], 0);
         put(e, "GlobalAveragePool", node->name, &x, 1, out);
+        break;
+    case HL_OP_GRID_POOL:
+        put_grid_pool(e, node, out);
         break;
     case HL_OP_ADD:
     case HL_OP_MUL:

@@ -26,7 +26,7 @@ static hl_value build(hl_graph *g, const hl_model_info *info, hl_value x, int64_
         x = hl_graph_pool(g, hl_graph_name(g, "features.%d", layer++), x,
                           (hl_pool_spec){.max = true, .kernel = 2, .stride = 2});
     }
-    x = hl_graph_grid_pool(g, "avgpool", x, 7, "use --image-size 224, or a multiple of it");
+    x = hl_graph_grid_pool(g, "avgpool", x, 7);
     int64_t hidden = (int64_t)(width * 4096.0);
     x = hl_graph_flat_linear(g, "classifier.0", x, hidden, true);
     x = hl_graph_act(g, "classifier.1", x, HL_ACT_RELU);

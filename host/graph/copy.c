@@ -161,6 +161,8 @@ static hl_value copy_node(copier *c, const hl_node *n)
             (hl_pool_spec){.max = n->pool_max, .count_padding = n->count_padding, .window = &n->window});
     case HL_OP_GLOBAL_POOL:
         return hl_graph_global_pool(c->to, n->name, a);
+    case HL_OP_GRID_POOL:
+        return hl_graph_grid_pool(c->to, n->name, a, n->shape.h);
     case HL_OP_ADD:
         return hl_graph_add(c->to, n->name, a, b);
     case HL_OP_MUL:

@@ -26,6 +26,7 @@ typedef enum hl_op {
     HL_OP_ACT,
     HL_OP_POOL,
     HL_OP_GLOBAL_POOL,
+    HL_OP_GRID_POOL, /* torch's adaptive average */
     HL_OP_ADD,
     HL_OP_MUL,
     HL_OP_CONCAT,
@@ -137,10 +138,9 @@ typedef struct hl_pool_spec {
 } hl_pool_spec;
 hl_value hl_graph_pool(hl_graph *graph, const char *name, hl_value x, hl_pool_spec spec);
 hl_value hl_graph_global_pool(hl_graph *graph, const char *name, hl_value x);
-/* torch's adaptive average pooling to size x size, where its cells are equal and do not overlap: the input's
- * height and width are multiples of `size` (the size itself: x is returned as it is). Elsewhere an error that
- * says what to do: `todo`. */
-hl_value hl_graph_grid_pool(hl_graph *graph, const char *name, hl_value x, int64_t size, const char *todo);
+/* torch's adaptive average pooling to size x size: of a map of that size x itself, of one that divides into
+ * equal cells an ordinary average. */
+hl_value hl_graph_grid_pool(hl_graph *graph, const char *name, hl_value x, int64_t size);
 hl_value hl_graph_add(hl_graph *graph, const char *name, hl_value a, hl_value b);
 /* b has a's shape or is [1, 1, c]. */
 hl_value hl_graph_mul(hl_graph *graph, const char *name, hl_value a, hl_value b);

@@ -232,7 +232,7 @@ hl_value hl_graph_global_pool(hl_graph *g, const char *name, hl_value x)
     return node->id;
 }
 
-hl_value hl_graph_grid_pool(hl_graph *g, const char *name, hl_value x, int64_t size, const char *todo)
+hl_value hl_graph_grid_pool(hl_graph *g, const char *name, hl_value x, int64_t size)
 {
     if (g->status != HL_OK || x == HL_NO_VALUE)
         return HL_NO_VALUE;
@@ -240,11 +240,13 @@ hl_value hl_graph_grid_pool(hl_graph *g, const char *name, hl_value x, int64_t s
     int64_t cell = in.h / size;
     if (in.h == size && in.w == size)
         return x;
-    if (cell < 1 || in.h != cell * size || in.w != in.h)
-        return hl_graph_stick(g, hl_fail(HL_E_ARG, name, todo,
-                                         "a map of %lld x %lld does not divide into %lld x %lld cells",
-                                         (long long)in.h, (long long)in.w, (long long)size, (long long)size));
-    return hl_graph_pool(g, name, x, (hl_pool_spec){.kernel = cell, .stride = cell});
+    if (cell > 0 && in.h == cell * size && in.w == in.h)
+        return hl_graph_pool(g, name, x, (hl_pool_spec){.kernel = cell, .stride = cell});
+    hl_node *node = hl_graph_add_node(g, HL_OP_GRID_POOL, name, &x, 1);
+    if (node == NULL)
+        return HL_NO_VALUE;
+    node->shape.h = node->shape.w = size;
+    return node->id;
 }
 
 static bool same_extent(hl_shape a, hl_shape b)

@@ -331,6 +331,8 @@ static hl_status lower_unit(hl_code *code, const hl_unit *unit, hl_unit_tensors 
         return lower_simple(code, unit, HL_STEP_ACT);
     case HL_OP_GLOBAL_POOL:
         return lower_simple(code, unit, HL_STEP_GLOBAL_POOL);
+    case HL_OP_GRID_POOL:
+        return lower_simple(code, unit, HL_STEP_GRID_POOL);
     case HL_OP_ADD:
         return lower_simple(code, unit, HL_STEP_ADD);
     case HL_OP_MUL:

@@ -376,6 +376,8 @@ static hl_status unit_backward(backward *b, const hl_unit *unit, hl_unit_tensors
         return simple_backward(b, unit, HL_STEP_POOL_GRAD, &kept->index, 1);
     case HL_OP_GLOBAL_POOL:
         return simple_backward(b, unit, HL_STEP_GLOBAL_POOL_GRAD, NULL, 0);
+    case HL_OP_GRID_POOL:
+        return simple_backward(b, unit, HL_STEP_GRID_POOL_GRAD, NULL, 0);
     case HL_OP_CONCAT:
         return simple_backward(b, unit, HL_STEP_CONCAT_GRAD, NULL, 0);
     case HL_OP_HALF:

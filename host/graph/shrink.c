@@ -35,7 +35,8 @@ static bool is_depthwise(const hl_graph *g, const hl_node *n)
 static bool keeps_channels(const shrinker *s, const hl_node *n)
 {
     return n->op == HL_OP_NORM || n->op == HL_OP_SCALE || n->op == HL_OP_ACT || n->op == HL_OP_DROPOUT ||
-           n->op == HL_OP_POOL || n->op == HL_OP_GLOBAL_POOL || is_depthwise(s->graph, n);
+           n->op == HL_OP_POOL || n->op == HL_OP_GLOBAL_POOL || n->op == HL_OP_GRID_POOL ||
+           is_depthwise(s->graph, n);
 }
 
 static hl_status find_readers(shrinker *s)
@@ -214,7 +215,7 @@ static bool pass(const hl_node *n, int64_t channel, double *k)
         *k *= sum(filter(n, channel, 0), window_of(n));
         *k += n->expr.bias != NULL ? (double)n->expr.bias->host[channel] : 0.0;
         return !cut;
-    default: /* dropout and the mean over a map */
+    default: /* dropout and means over a map or its cells */
         return true;
     }
 }

@@ -21,7 +21,7 @@ static bool is_read(const hl_graph *g, hl_value value)
 static bool passes_constants(const hl_node *pool)
 {
     const hl_window *w = &pool->window;
-    return pool->op == HL_OP_GLOBAL_POOL || pool->pool_max || !pool->count_padding ||
+    return pool->op != HL_OP_POOL || pool->pool_max || !pool->count_padding ||
            w->top + w->bottom + w->left + w->right == 0;
 }
 
@@ -43,7 +43,9 @@ static bool move_constant(hl_graph *g, hl_value value, int64_t first, const floa
                     node->norm.mean->host[first + c] -= constant[c];
                 continue;
             }
-            bool pool = (node->op == HL_OP_POOL || node->op == HL_OP_GLOBAL_POOL) && passes_constants(node);
+            bool pool =
+                (node->op == HL_OP_POOL || node->op == HL_OP_GLOBAL_POOL || node->op == HL_OP_GRID_POOL) &&
+                passes_constants(node);
             int64_t place = node->op == HL_OP_CONCAT ? before + first : first;
             if ((!pool && node->op != HL_OP_CONCAT) ||
                 !move_constant(g, node->id, place, constant, count, apply))

@@ -210,3 +210,45 @@ Test(pool, no_index_is_written_where_none_is_wanted)
     free(got);
     drop(&o);
 }
+
+static void check_grid(hl_shape in, hl_shape out, hl_elem elem, bool grad)
+{
+    char name[96];
+    snprintf(name, sizeof name, "grid of %lldx%lld from %lldx%lld, %lld channels, element type %d%s",
+             (long long)out.h, (long long)out.w, (long long)in.h, (long long)in.w, (long long)in.c, (int)elem,
+             grad ? ", gradient" : "");
+    hl_shape from = grad ? out : in, to = grad ? in : out;
+    int64_t count = hl_shape_count(to);
+    kernel_rig r = {0};
+    double *values = random_doubles(hl_shape_count(from), -1.0, 1.0, elem, 3), *want = doubles(count);
+    if (grad)
+        ref_grid_pool_grad(values, in, out, want);
+    else
+        ref_grid_pool(values, in, out, want);
+    void *x = kernel_input(&r, hl_shape_count(from), elem, values), *y = kernel_output(&r, count, elem);
+    KERNEL_RUN(&r, hl_launch_grid_pool(x, from, y, to, grad, elem, NULL));
+    double *got = fetch(y, count, elem);
+    /* A pixel has a part in at most so many, each of at most 1. */
+    double terms = (double)((from.h / to.h + 2) * (from.w / to.w + 2));
+    expect_close(name, elem, got, want, count, grad ? terms : 1.0, terms + 2.0);
+    kernel_rig_clear(&r);
+    free(values), free(want), free(got);
+}
+
+Test(pool, means_over_cells_agree_with_the_definition)
+{
+    static const struct {
+        int64_t n, h, w, cells_h, cells_w;
+    } maps[] = {{2, 1, 1, 7, 7},  {1, 5, 5, 7, 7}, {2, 8, 9, 7, 7},
+                {1, 13, 4, 6, 7}, {2, 6, 6, 6, 6}, {1, 17, 30, 7, 7}};
+    for (size_t m = 0; m < COUNT(maps); m++)
+        for (size_t c = 0; c < COUNT(channel_counts); c++)
+            for (size_t e = 0; e < COUNT(kernel_elems); e++)
+                if (kernel_takes_case(7)) {
+                    int64_t channels = channel_counts[c];
+                    hl_shape in = {maps[m].n, maps[m].h, maps[m].w, channels},
+                             out = {maps[m].n, maps[m].cells_h, maps[m].cells_w, channels};
+                    check_grid(in, out, kernel_elems[e], false);
+                    check_grid(in, out, kernel_elems[e], true);
+                }
+}

@@ -14,11 +14,13 @@
 #include "base/philox.h"
 #include "graph/params.h"
 #include "graph/program.h"
+#include "io/onnx.h"
 #include "io/onnx_write.h"
 #include "io/safetensors.h"
 #include "models/onnx.h"
 #include "support/device.h"
 #include "support/formula.h"
+#include "support/ref_ops.h"
 #include "support/scratch.h"
 
 #define FOLDER "tests/fixtures/onnx/"
@@ -240,6 +242,57 @@ ParameterizedTest(zoo_case *c, onnx, networks_of_the_zoo_survive_writing_and_rea
     free(images);
     free(want);
     free(have);
+}
+
+/* The matrix of a product of the file, [rows, columns]. */
+static const float *matrix(const hl_onnx *file, const hl_onnx_node *node, int input, int64_t rows,
+                           int64_t columns)
+{
+    const hl_named_tensor *t = hl_tensor_map_find(file->tensors, node->in[input]);
+    cr_assert(t != NULL && t->dtype == HL_DTYPE_F32 && t->ndim == 2 && t->shape[0] == rows &&
+                  t->shape[1] == columns,
+              "%s", node->name);
+    return t->data;
+}
+
+/* Unequal cells are a product from the right and one from the left. */
+Test(onnx, means_over_unequal_cells_are_written_as_two_products)
+{
+    enum { H = 5, W = 8, M = 3 };
+    hl_graph *g;
+    hl_onnx *file;
+    const float zeros[3] = {0}, ones[3] = {1.0f, 1.0f, 1.0f};
+    const hl_onnx_meta meta = {.image_size = H, .resize = H, .mean = zeros, .std = ones};
+    cr_assert_eq(hl_graph_create(&g), HL_OK);
+    hl_value x = hl_graph_grid_pool(g, "pool", hl_graph_input(g, H, W, 3), M);
+    x = hl_graph_head(g, "fc", hl_graph_flat_linear(g, "flat", x, 4, true), 2);
+    cr_assert_eq(hl_graph_finish(g, x), HL_OK, "%s", hl_last_error());
+    formula_fill(g);
+    char *folder = scratch_make(), *path = scratch_path(folder, "net.onnx");
+    cr_assert_eq(hl_onnx_export(g, &meta, path), HL_OK, "%s", hl_last_error());
+    cr_assert_eq(hl_onnx_read(path, &file), HL_OK, "%s", hl_last_error());
+    const hl_onnx_node *right = &file->nodes[0], *left = &file->nodes[1];
+    cr_assert(strcmp(right->op, "MatMul") == 0 && strcmp(left->op, "MatMul") == 0);
+    cr_assert_str_eq(right->in[0], "input");
+    cr_assert_str_eq(left->in[1], right->out[0]);
+    const float *columns = matrix(file, right, 1, W, M), *rows = matrix(file, left, 0, M, H);
+    double image[H * W], want[M * M];
+    for (int i = 0; i < H * W; i++)
+        image[i] = i * i % 17;
+    ref_grid_pool(image, (hl_shape){1, H, W, 1}, (hl_shape){1, M, M, 1}, want);
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < M; j++) {
+            double sum = 0.0;
+            for (int y = 0; y < H; y++)
+                for (int k = 0; k < W; k++)
+                    sum += (double)rows[i * H + y] * image[y * W + k] * (double)columns[k * M + j];
+            /* Sums of up to 16 values up to 16, of shares rounded twice. */
+            cr_expect_float_eq(sum, want[i * M + j], 16.0 * 4.0 * 0x1p-24);
+        }
+    hl_onnx_destroy(file);
+    hl_graph_destroy(g);
+    scratch_remove(folder);
+    free(path);
 }
 
 /* What ConvNeXt has that the networks above have not; layer norms over maps and over vectors. */

@@ -192,17 +192,16 @@ Test(registry, an_unknown_name_offers_the_nearest)
     cr_expect_eq(hl_model_find("ResNet18\n", &info), HL_E_ARG);
 }
 
-/* The least image that a model takes; from there on any, but where the map before a classifier is pooled to a
- * grid (7: VGG, 6: AlexNet). */
+/* From the least image that a model takes on: any. */
 static bool takes(const hl_model_info *info, int64_t size)
 {
     static const struct {
         const char *name;
-        int64_t least, grid;
-    } rows[] = {{"vgg", 224, 7}, {"alexnet", 223, 6}, {"inception_v3", 75, 0}};
+        int64_t least;
+    } rows[] = {{"alexnet", 63}, {"inception_v3", 75}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strncmp(info->name, rows[i].name, strlen(rows[i].name)) == 0)
-            return size >= rows[i].least && (rows[i].grid == 0 || size == 224);
+            return size >= rows[i].least;
     return size >= 32;
 }
 
@@ -235,30 +234,27 @@ Test(registry, no_classes_are_refused)
     cr_expect_null(graph);
 }
 
-Test(registry, a_map_that_does_not_divide_into_the_grid_is_refused_with_what_to_do)
+/* Of VGG and AlexNet: as it is, cells of equal size, or whatever the sides give. */
+Test(registry, the_map_before_a_classifier_is_pooled_to_its_grid)
 {
     static const struct {
         const char *name;
         int64_t size;
-        const char *words;
-    } bad[] = {
-        {"vgg16", 256, "avgpool: a map of 8 x 8 does not divide into 7 x 7 cells (use --image-size 224"},
-        {"vgg11_bn", 64, "2 x 2"},
-        {"alexnet", 320, "avgpool: a map of 9 x 9 does not divide into 6 x 6 cells (use --image-size 224"}};
-    static const struct {
-        const char *name;
-        int64_t size;
-    } good[] = {{"vgg16", 448}, {"vgg16", 255}, {"alexnet", 416}, {"alexnet", 608}};
+        hl_op op;
+    } rows[] = {
+        {"vgg16", 224, HL_OP_LINEAR},    {"vgg16", 448, HL_OP_POOL},        {"vgg16", 255, HL_OP_LINEAR},
+        {"vgg16", 256, HL_OP_GRID_POOL}, {"vgg11_bn", 64, HL_OP_GRID_POOL}, {"vgg11", 32, HL_OP_GRID_POOL},
+        {"alexnet", 416, HL_OP_POOL},    {"alexnet", 320, HL_OP_GRID_POOL}, {"alexnet", 63, HL_OP_GRID_POOL}};
     const hl_model_info *info;
     hl_graph *graph;
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        cr_assert_eq(hl_model_find(bad[i].name, &info), HL_OK);
-        cr_expect_eq(hl_model_build(info, bad[i].size, 3, &graph), HL_E_ARG);
-        cr_expect_not_null(strstr(hl_last_error(), bad[i].words), "%s", hl_last_error());
-    }
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        cr_assert_eq(hl_model_find(good[i].name, &info), HL_OK);
-        cr_expect_eq(hl_model_build(info, good[i].size, 3, &graph), HL_OK, "%s", hl_last_error());
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cr_assert_eq(hl_model_find(rows[i].name, &info), HL_OK);
+        cr_assert_eq(hl_model_build(info, rows[i].size, 3, &graph), HL_OK, "%s", hl_last_error());
+        hl_op op = HL_OP_LINEAR;
+        for (size_t v = 0; v < graph->node_count; v++)
+            if (strcmp(graph->nodes[v]->name, "avgpool") == 0)
+                op = graph->nodes[v]->op;
+        cr_expect_eq(op, rows[i].op, "%s at %lld: %d", rows[i].name, (long long)rows[i].size, (int)op);
         hl_graph_destroy(graph);
     }
 }

@@ -229,6 +229,49 @@ void ref_pool_grad(const hl_pool_attr *pool, const double *dy, const double *ind
                 }
 }
 
+/* Is place p of n in cell i of m? By the overlap of [p, p + 1) / n with [i, i + 1) / m. */
+static bool in_cell(int64_t p, int64_t n, int64_t i, int64_t m)
+{
+    return p * m < (i + 1) * n && (p + 1) * m > i * n;
+}
+
+static void visit_cells(hl_shape in, hl_shape out, const double *x, double *y, const double *dy, double *dx)
+{
+    int64_t o = 0;
+    for (int64_t n = 0; n < out.n; n++)
+        for (int64_t oy = 0; oy < out.h; oy++)
+            for (int64_t ox = 0; ox < out.w; ox++)
+                for (int64_t c = 0; c < out.c; c++, o++) {
+                    double count = 0.0, sum = 0.0;
+                    for (int pass = 0; pass < 2; pass++)
+                        for (int64_t i = 0; i < in.h * in.w; i++) {
+                            int64_t at = (n * in.h * in.w + i) * in.c + c;
+                            if (!in_cell(i / in.w, in.h, oy, out.h) || !in_cell(i % in.w, in.w, ox, out.w))
+                                continue;
+                            if (pass == 0)
+                                count += 1.0;
+                            else if (dx != NULL)
+                                dx[at] += dy[o] / count;
+                            else
+                                sum += x[at];
+                        }
+                    if (y != NULL)
+                        y[o] = sum / count;
+                }
+}
+
+void ref_grid_pool(const double *x, hl_shape in, hl_shape out, double *y)
+{
+    visit_cells(in, out, x, y, NULL, NULL);
+}
+
+void ref_grid_pool_grad(const double *dy, hl_shape in, hl_shape out, double *dx)
+{
+    for (int64_t i = 0; i < hl_shape_count(in); i++)
+        dx[i] = 0.0;
+    visit_cells(in, out, NULL, NULL, dy, dx);
+}
+
 double ref_loss(const double *logits, int64_t classes, int64_t label, double smoothing, double *dlogits)
 {
     double top = logits[0], sum = 0.0, loss = 0.0;

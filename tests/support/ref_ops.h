@@ -31,6 +31,10 @@ void ref_pool(const hl_pool_attr *pool, const double *x, hl_shape in, hl_shape o
 void ref_pool_grad(const hl_pool_attr *pool, const double *dy, const double *index, hl_shape in, hl_shape out,
                    double *dx);
 
+/* Adaptive averages of `in` to `out`, cell by cell; the gradient scatters. */
+void ref_grid_pool(const double *x, hl_shape in, hl_shape out, double *y);
+void ref_grid_pool_grad(const double *dy, hl_shape in, hl_shape out, double *dx);
+
 /* Cross-entropy of one sample; dlogits (of this sample's loss) may be NULL. */
 double ref_loss(const double *logits, int64_t classes, int64_t label, double smoothing, double *dlogits);
 

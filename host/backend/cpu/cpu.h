@@ -34,7 +34,8 @@ extern const hl_cpu_op hl_cpu_recombine, hl_cpu_recombine_grad;
 extern const hl_cpu_op hl_cpu_input, hl_cpu_norm, hl_cpu_norm_grad, hl_cpu_norm_batch, hl_cpu_norm_batch_grad,
     hl_cpu_layer_norm, hl_cpu_layer_norm_grad;
 extern const hl_cpu_op hl_cpu_act, hl_cpu_act_grad, hl_cpu_add, hl_cpu_mul, hl_cpu_mul_grad;
-extern const hl_cpu_op hl_cpu_pool, hl_cpu_pool_grad, hl_cpu_global_pool, hl_cpu_global_pool_grad;
+extern const hl_cpu_op hl_cpu_pool, hl_cpu_pool_grad, hl_cpu_global_pool, hl_cpu_global_pool_grad,
+    hl_cpu_grid_pool, hl_cpu_grid_pool_grad;
 extern const hl_cpu_op hl_cpu_concat, hl_cpu_concat_grad, hl_cpu_dropout, hl_cpu_dropout_grad,
     hl_cpu_drop_path, hl_cpu_drop_path_grad, hl_cpu_loss, hl_cpu_tally, hl_cpu_spectral_grad, hl_cpu_optimize;
 

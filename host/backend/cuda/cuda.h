@@ -49,7 +49,7 @@ extern const hl_cuda_op hl_cuda_fold, hl_cuda_conv, hl_cuda_conv_data, hl_cuda_c
     hl_cuda_weight_grad, hl_cuda_bias_grad, hl_cuda_recombine, hl_cuda_recombine_grad;
 extern const hl_cuda_op hl_cuda_input, hl_cuda_act, hl_cuda_act_grad, hl_cuda_add, hl_cuda_mul,
     hl_cuda_mul_grad, hl_cuda_concat, hl_cuda_concat_grad, hl_cuda_dropout, hl_cuda_drop_path,
-    hl_cuda_global_pool, hl_cuda_global_pool_grad;
+    hl_cuda_global_pool, hl_cuda_global_pool_grad, hl_cuda_grid_pool, hl_cuda_grid_pool_grad;
 extern const hl_cuda_op hl_cuda_norm, hl_cuda_norm_grad, hl_cuda_norm_batch, hl_cuda_norm_batch_grad,
     hl_cuda_layer_norm, hl_cuda_layer_norm_grad;
 extern const hl_cuda_op hl_cuda_pool, hl_cuda_pool_grad, hl_cuda_loss, hl_cuda_tally, hl_cuda_spectral_grad,

@@ -1,5 +1,5 @@
-/* INPUT, ACT, ADD, ACT_GRAD, MUL, CONCAT, DROPOUT, DROP_PATH, GLOBAL_POOL and their gradients: one kernel
- * each. */
+/* INPUT, ACT, ADD, ACT_GRAD, MUL, CONCAT, DROPOUT, DROP_PATH, GLOBAL_POOL, GRID_POOL and their gradients: one
+ * kernel each. */
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
@@ -195,3 +195,23 @@ static hl_status global_pool_grad_run(hl_cuda *cuda, hl_step *step)
 
 const hl_cuda_op hl_cuda_global_pool = {.check = global_pool_check, .run = global_pool_run};
 const hl_cuda_op hl_cuda_global_pool_grad = {.check = hl_cuda_check_floats, .run = global_pool_grad_run};
+
+static hl_status grid_pool(hl_cuda *cuda, hl_step *step, bool grad)
+{
+    const hl_tensor *in = step->in[0], *out = step->out[0];
+    return HL_LAUNCHED(
+        hl_launch_grid_pool(in->data, in->shape, out->data, out->shape, grad, in->elem, cuda->compute), step);
+}
+
+static hl_status grid_pool_run(hl_cuda *cuda, hl_step *step)
+{
+    return grid_pool(cuda, step, false);
+}
+
+static hl_status grid_pool_grad_run(hl_cuda *cuda, hl_step *step)
+{
+    return grid_pool(cuda, step, true);
+}
+
+const hl_cuda_op hl_cuda_grid_pool = {.check = hl_cuda_check_floats, .run = grid_pool_run};
+const hl_cuda_op hl_cuda_grid_pool_grad = {.check = hl_cuda_check_floats, .run = grid_pool_grad_run};
