@@ -13,7 +13,7 @@ gradients  Of the loss with respect to every parameter, against PyTorch in doubl
            the largest difference of a parameter's gradient, relative to its norm. Activations near a kink fall to
            either side of it by rounding, and one in a million moves gradients by more than the limit, whoever computes
            them; so do two values within rounding of each other in a window of a max pool. So twice: with the network's
-           own activations, and with SiLU in place of every one, which leaves kinks to max pools alone; each on up to
+           own activations, and with SiLU in place of those with kinks, which leaves kinks to max pools alone; each on up to
            TRIES batches of images, of which one must agree: a wrong gradient is wrong for all of them, a kink is met by
            chance. On images as small as the network takes.
 step       One training step with projection at batch 8 and the model's own image size: peak memory of the process.
@@ -117,7 +117,7 @@ def fresh(net):
             if module.bias is not None:
                 module.bias.data.uniform_(-0.1, 0.1)
     for name, parameter in net.named_parameters():
-        if name.endswith("layer_scale"):
+        if name.endswith(("layer_scale", "gamma")):
             parameter.data.uniform_(0.3, 0.9)
     return net
 
@@ -317,7 +317,7 @@ What `make check-models` measured (scripts/check_models.py says how), PyTorch %s
 below 1e-3. Weights are random, with norms whose statistics and scales differ from channel to channel.
 
 - *logits*: of the same images, each side with its own decoding, resizing and preprocessing
-- *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in their place.
+- *gradients*: of the loss with respect to every parameter, the worst of them, with the network's activations; *smooth*: with SiLU in place of those with kinks.
   Two images of the least size that the network takes, in double there; of up to six draws the first whose differences are below the limit, since a kink
   within rounding (of an activation, or of two values in a window of a max pool) moves gradients by more, whoever computes them
 - *exported*: logits of a run's network and of its export in PyTorch, loaded with `strict=True`

@@ -14,7 +14,7 @@ and by mode
     forward/      as evaluated
     frozen/       norms on running statistics, with gradients
     batch/        norms on the statistics of the batch, which move
-    smooth/       the same with SiLU for every activation, with gradients
+    smooth/       the same with SiLU for every activation that has kinks, with gradients
 these:
     images    (metadata) the name that the formula draws the images by
     logits    [N, classes]
@@ -223,7 +223,7 @@ KINKS = {"ReLU": [0.0], "ReLU6": [0.0, 6.0], "Hardswish": [-3.0, 3.0], "Hardsigm
 def smoothen(net):
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if type(child).__name__ in KINKS:
+            if KINKS.get(type(child).__name__):
                 setattr(parent, name, nn.SiLU())
 
 

@@ -5,7 +5,7 @@
  * INPUT holds "images", f32 [N, H, H, C], normalised and channels-last, and "labels", i64 [N]. OUTPUT gets
  * "logits" [N, classes], "losses" [N] (cross-entropy, not averaged) and, by its name in the network, the
  * gradient of their mean with respect to every parameter. Norms use running statistics, nothing is dropped;
- * `smooth` puts SiLU in place of every activation, whose gradients are then free of kinks. On the CPU, in
+ * `smooth` puts SiLU in place of every activation that has kinks. On the CPU, in
  * fp32. */
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "io/weights_file.h"
 #include "models/weights.h"
+#include "support/ref_ops.h"
 
 typedef struct job {
     hl_tensor_map *input, *weights, *output;
@@ -52,7 +53,7 @@ static hl_status build(job *j, const char *name, const char *weights, bool smoot
         j->graph->params[i]->trained = !hl_param_is_statistic(j->graph->params[i]);
     for (size_t v = 0; v < j->graph->node_count; v++) {
         hl_node *node = j->graph->nodes[v];
-        node->act = smooth && node->op == HL_OP_ACT ? HL_ACT_SILU : node->act;
+        node->act = smooth && node->op == HL_OP_ACT ? ref_act_smooth(node->act) : node->act;
         node->drop = 0.0f;
     }
     const hl_backend_options options = {.device = "cpu"};

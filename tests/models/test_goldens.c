@@ -21,6 +21,7 @@
 #include "models/registry.h"
 #include "support/device.h"
 #include "support/formula.h"
+#include "support/ref_ops.h"
 
 typedef struct golden_case {
     char name[32], mode[16];
@@ -101,7 +102,7 @@ static void build(rig *r)
     for (size_t v = 0; v < r->graph->node_count; v++) {
         hl_node *node = r->graph->nodes[v];
         node->batch_statistics = node->op == HL_OP_NORM && r->mode->batch_statistics;
-        node->act = r->mode->smooth && node->op == HL_OP_ACT ? HL_ACT_SILU : node->act;
+        node->act = r->mode->smooth && node->op == HL_OP_ACT ? ref_act_smooth(node->act) : node->act;
         node->drop = 0.0f;
     }
     r->backend = test_backend(2);

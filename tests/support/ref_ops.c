@@ -65,6 +65,13 @@ const char *ref_act_name(hl_act act)
     return names[act];
 }
 
+hl_act ref_act_smooth(hl_act act)
+{
+    bool kinks =
+        act == HL_ACT_RELU || act == HL_ACT_RELU6 || act == HL_ACT_HARDSIGMOID || act == HL_ACT_HARDSWISH;
+    return kinks ? HL_ACT_SILU : act;
+}
+
 void ref_norm(const double *x, int64_t rows, int64_t channels, const double *scale, const double *shift,
               const double *mean, const double *var, double eps, double *y)
 {

@@ -8,6 +8,8 @@ double ref_act(hl_act act, double x);
 /* Derivative at x, written out. */
 double ref_act_slope(hl_act act, double x);
 const char *ref_act_name(hl_act act);
+/* `act` where its derivative is continuous, else SiLU: for gradients without kinks. */
+hl_act ref_act_smooth(hl_act act);
 
 /* y = scale (x - mean) / sqrt(var + eps) + shift over `rows` x `channels`; scale and shift may be NULL. */
 void ref_norm(const double *x, int64_t rows, int64_t channels, const double *scale, const double *shift,
