@@ -19,21 +19,17 @@ void cli_help_program(FILE *out)
 static void put_filled(FILE *out, const char *text, int indent, int width)
 {
     int column = indent;
-    while (*text != '\0') {
+    for (text += strspn(text, " "); *text != '\0'; text += strspn(text, " ")) {
         int length = (int)strcspn(text, " ");
-        if (column + length > width && column > indent) {
+        bool first = column == indent;
+        if (!first && column + 1 + length > width) {
             fprintf(out, "\n%*s", indent, "");
             column = indent;
+            first = true;
         }
-        fprintf(out, "%.*s", length, text);
-        column += length;
+        fprintf(out, "%s%.*s", first ? "" : " ", length, text);
+        column += length + !first;
         text += length;
-        while (*text == ' ')
-            text++;
-        if (*text != '\0' && column + 1 <= width) {
-            fputc(' ', out);
-            column++;
-        }
     }
     fputc('\n', out);
 }
@@ -56,8 +52,8 @@ static void describe(const cli_option *option, char *buf, size_t size)
 
 void cli_help_command(FILE *out, const cli_command *command)
 {
-    fprintf(out, "usage: heirloom %s [options] %s\n\n%s. Defaults in brackets.\n\n", command->name,
-            command->arguments, command->summary);
+    fprintf(out, "usage: heirloom %s [options]%s%s\n\n%s. Defaults in brackets.\n\n", command->name,
+            *command->arguments != '\0' ? " " : "", command->arguments, command->summary);
     for (int i = 0; i < cli_option_count; i++) {
         const cli_option *option = &cli_option_table[i];
         char left[128], text[512];
