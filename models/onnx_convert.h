@@ -130,6 +130,8 @@ hl_status hl_convert_halves(hl_convert *x, const hl_onnx_node *n, int source, hl
 /* The converters, by subject. *known: is it one of theirs? */
 hl_status hl_convert_layers(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_pools(hl_convert *x, const hl_onnx_node *n, bool *known);
+/* Two MatMuls that make means over the cells of a map, as we write them; n is the first. */
+hl_status hl_convert_cells(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_math(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_shapes(hl_convert *x, const hl_onnx_node *n, bool *known);
 hl_status hl_convert_channels(hl_convert *x, const hl_onnx_node *n, bool *known);

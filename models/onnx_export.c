@@ -261,12 +261,9 @@ static const char *cell_shares(exporter *e, const hl_node *node, int64_t places,
         e->status = HL_E_NOMEM;
         return name;
     }
-    memset(shares, 0, (size_t)(places * cells) * sizeof *shares);
-    for (int64_t i = 0; i < cells; i++) {
-        hl_grid_cell cell = hl_grid_cell_at(i, places, cells);
-        for (int64_t p = cell.first; p < cell.end; p++)
-            shares[turned ? p * cells + i : i * places + p] = 1.0f / (float)(cell.end - cell.first);
-    }
+    for (int64_t i = 0; i < cells; i++)
+        for (int64_t p = 0; p < places; p++)
+            shares[turned ? p * cells + i : i * places + p] = hl_grid_share(p, places, i, cells);
     hl_onnx_put_tensor(e->writer, name, HL_DTYPE_F32, 2, shape, shares);
     return name;
 }

@@ -258,7 +258,9 @@ static hl_status convert_gemm(hl_convert *x, const hl_onnx_node *n)
 
 static hl_status convert_matmul(hl_convert *x, const hl_onnx_node *n)
 {
-    return convert_product(x, n, false);
+    bool cells = false;
+    HL_TRY(hl_convert_cells(x, n, &cells));
+    return cells ? HL_OK : convert_product(x, n, false);
 }
 
 /* What a norm reads: a map with nothing pending, its channels in our order. */

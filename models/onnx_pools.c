@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "backend/grid_cell.h"
 #include "models/onnx_convert.h"
 
 /* One dimension of a window. */
@@ -213,6 +214,48 @@ static hl_status convert_reduce(hl_convert *x, const hl_onnx_node *n)
             hl_view_drop(&view, d);
     }
     return hl_convert_set(x, n, 0, node, view, like);
+}
+
+/* Is it the matrix of what places count in cells, [places, cells], or [cells, places] with `rows`? */
+static bool is_shares(const hl_onnx_value *v, int64_t places, bool rows)
+{
+    const hl_named_tensor *t = &v->tensor;
+    if (v->kind != HL_ONNX_CONST || t->dtype != HL_DTYPE_F32 || t->ndim != 2 || t->shape[rows] != places)
+        return false;
+    int64_t cells = t->shape[!rows];
+    const float *values = t->data;
+    for (int64_t p = 0; p < places; p++)
+        for (int64_t i = 0; i < cells; i++)
+            if (values[rows ? i * places + p : p * cells + i] != hl_grid_share(p, places, i, cells))
+                return false;
+    return true;
+}
+
+hl_status hl_convert_cells(hl_convert *x, const hl_onnx_node *n, bool *known)
+{
+    size_t out = (size_t)(hl_convert_value(x, n->out[0]) - x->values), reader = x->reader[out];
+    if (n->in_count != 2 || x->uses[out] != 1 || reader >= x->onnx->node_count)
+        return HL_OK;
+    const hl_onnx_node *second = &x->onnx->nodes[reader];
+    hl_onnx_value *v = hl_convert_in(x, n, 0), *columns = hl_convert_in(x, n, 1);
+    if (strcmp(second->op, "MatMul") != 0 || second->in_count != 2 || second->out_count < 1 ||
+        strcmp(second->in[1], n->out[0]) != 0 || v->kind != HL_ONNX_MAP || v->view.ndim != 4 ||
+        !is_shares(columns, v->view.dims[3], false) ||
+        !is_shares(hl_convert_in(x, second, 0), v->view.dims[2], true))
+        return HL_OK;
+    int64_t cells = columns->tensor.shape[1];
+    if (hl_convert_in(x, second, 0)->tensor.shape[0] != cells)
+        return HL_OK;
+    hl_value node;
+    HL_TRY(hl_convert_nchw(x, n, v, &node));
+    HL_TRY(hl_convert_in_order(x, n, v));
+    int like = v->source;
+    node = hl_graph_grid_pool(x->graph, hl_convert_name(x, second, NULL), node, cells);
+    if (node == HL_NO_VALUE)
+        return hl_fail_text(x->graph->status, x->graph->error);
+    *known = x->done[reader] = true;
+    return hl_convert_set(x, second, 0, node, hl_view_nchw(hl_graph_node(x->graph, node)->shape, x->batch),
+                          like);
 }
 
 hl_status hl_convert_pools(hl_convert *x, const hl_onnx_node *n, bool *known)

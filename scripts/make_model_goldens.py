@@ -88,9 +88,9 @@ CASES = {
     "seresnet18": ("seresnet18", 48, 17, NORMED, resnet_layers([2, 2, 2, 2])),
     # An eighth of the channels, for the sake of the classifiers.
     "vgg11_bn": ("vgg11_bn", 224, 17, ALL, VGG, 0.125),
-    # Sizes whose last map does not divide into the cells that the classifier reads: 5x5 into 7x7, 8x8 into 6x6.
-    "vgg11_bn_165": ("vgg11_bn", 165, 17, ("frozen",), VGG, 0.125),
-    "alexnet": ("alexnet", 289, 17, ("frozen",), [
+    # Sizes whose last map does not divide into the cells that the classifier reads: 3x3 into 7x7, 4x4 into 6x6.
+    "vgg11_bn_96": ("vgg11_bn", 96, 17, ("frozen",), VGG, 0.125),
+    "alexnet": ("alexnet", 159, 17, ("frozen",), [
         ("features.2", "features.2"), ("features.12", "features.12"), ("avgpool", "avgpool"), ("classifier.2", "classifier.2"),
         ("classifier.5", "classifier.5")], 0.125),
     "squeezenet1_1": ("squeezenet1_1", 65, 17, ("frozen",), [("features.2", "features.2"), ("features.5", "features.5"),

@@ -28,6 +28,13 @@ HL_GRID_CELL hl_grid_cell hl_grid_cell_at(hl_grid_int i, hl_grid_int n, hl_grid_
     return cell;
 }
 
+/* What place p of n counts in the mean of cell i of m. */
+HL_GRID_CELL float hl_grid_share(hl_grid_int p, hl_grid_int n, hl_grid_int i, hl_grid_int m)
+{
+    hl_grid_cell cell = hl_grid_cell_at(i, n, m);
+    return p >= cell.first && p < cell.end ? 1.0f / (float)(cell.end - cell.first) : 0.0f;
+}
+
 #undef HL_GRID_CELL
 
 #endif

@@ -321,7 +321,7 @@ ParameterizedTestParameters(goldens, networks_compute_what_pytorch_computes)
                                   {"shufflenet_v2_x0_5", "batch"},
                                   {"shufflenet_v2_x0_5", "smooth"},
                                   {"convnext_tiny", "frozen"},
-                                  {"vgg11_bn_165", "frozen"},
+                                  {"vgg11_bn_96", "frozen"},
                                   {"alexnet", "frozen"}};
     size_t count = sizeof cases / sizeof *cases;
 #ifdef __SANITIZE_ADDRESS__
