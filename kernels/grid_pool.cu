@@ -1,9 +1,9 @@
-/* Means over the cells of a map (backend/grid_cell.h) and their gradient.
+/* Means over the cells of a map (base/grid_cell.h) and their gradient.
  *
  * in [N, H, W, C] and out [N, H', W', C] in `elem`; out is overwritten and aliases nothing. Every pixel of
  * `out` gathers, in order, from the pixels of `in` that it has a part in: in the forward pass those of its
  * cell, in the backward pass the cells that it lies in. */
-#include "backend/grid_cell.h"
+#include "base/grid_cell.h"
 #include "kernels/elem.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/tiles.cuh"

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/grid_cell.h"
+#include "base/grid_cell.h"
 #include "base/numbers.h"
 #include "io/json.h"
 #include "io/onnx_write.h"

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backend/grid_cell.h"
+#include "base/grid_cell.h"
 #include "models/onnx_convert.h"
 
 /* One dimension of a window. */

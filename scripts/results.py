@@ -48,6 +48,7 @@ METHODS = {
     "projection:rank=8": 3e-3,
     "ia3": 1e-2,
     "ssf": 3e-3,
+    "ssf:init-noise=0": 3e-3,
     "lora": 1e-3,
     "dora": 1e-3,
     "conv-adapter": 1e-3,

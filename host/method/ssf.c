@@ -1,12 +1,13 @@
 /* ssf: y <- s y + t for each output of every convolution, and with norms=1 of every norm (Lian et al., 2022,
  * arXiv 2210.08823), s ~ normal(1, 0.02), t ~ normal(0, 0.02). The scale of a convolution is stored as s - 1.
+ *
+ * The paper's networks normalise what they shift. A convolution in front of a norm may have outputs that are
+ * smaller than such a t, which is not a small change then: init-noise=0 starts from the pretrained network.
  */
 #include "method/method.h"
 #include "method/row.h"
 
-static const float deviation = 0.02f;
-
-static hl_status scale_conv(hl_graph *graph, hl_node *node, uint64_t seed)
+static hl_status scale_conv(hl_graph *graph, hl_node *node, float deviation, uint64_t seed)
 {
     hl_param *s = hl_row_add_factor(graph, node, "ssf_scale"),
              *t = hl_row_add_offset(graph, node, "ssf_shift");
@@ -17,7 +18,7 @@ static hl_status scale_conv(hl_graph *graph, hl_node *node, uint64_t seed)
     return HL_OK;
 }
 
-static hl_status scale_norm(hl_graph *graph, const hl_node *norm, uint64_t seed)
+static hl_status scale_norm(hl_graph *graph, const hl_node *norm, float deviation, uint64_t seed)
 {
     hl_graph_insert_after(graph, norm->id);
     hl_value value = hl_graph_affine(graph, hl_graph_name(graph, "%s.ssf", norm->name), norm->id);
@@ -37,12 +38,13 @@ static hl_status apply(hl_graph *graph, const hl_method *method, uint64_t seed)
 {
     size_t nodes = graph->node_count;
     bool norms = hl_method_flag(method, "norms");
+    float deviation = (float)hl_method_number(method, "init-noise");
     for (size_t v = 0; v < nodes; v++) {
         hl_node *node = graph->nodes[v];
         if (node->op == HL_OP_CONV && !node->head)
-            HL_TRY(scale_conv(graph, node, seed));
+            HL_TRY(scale_conv(graph, node, deviation, seed));
         else if (norms && (node->op == HL_OP_NORM || node->op == HL_OP_LAYER_NORM))
-            HL_TRY(scale_norm(graph, node, seed));
+            HL_TRY(scale_norm(graph, node, deviation, seed));
     }
     return HL_OK;
 }
@@ -53,6 +55,8 @@ const hl_method_info hl_method_ssf = {
     .norm = HL_NORM_FROZEN,
     .lr_adam = 3e-3,
     .lr_sgd = 3e-2,
-    .options = {{"norms", HL_OPTION_FLAG, "0", "scale and shift the outputs of norms too", 0, 0}},
+    .options = {{"norms", HL_OPTION_FLAG, "0", "scale and shift the outputs of norms too", 0, 0},
+                {"init-noise", HL_OPTION_NUMBER, "0.02", "deviation of scales and shifts at the start", 0,
+                 10}},
     .apply = apply,
 };

@@ -30,6 +30,7 @@ static const method_case cases[] = {
     {"ia3", true, true, true},
     {"ssf", false, true, true},
     {"ssf:norms=1", false, true, false},
+    {"ssf:norms=1,init-noise=0", true, true, false},
     {"conv-adapter", true, false, false},
     {"conv-adapter:gamma=8", true, false, true},
     {"conv-adapter:form=sequential", true, false, false},

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "backend/cpu/tile.h"
-#include "backend/grid_cell.h"
+#include "base/grid_cell.h"
 #include "base/simd.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)

@@ -1,8 +1,8 @@
 /* How a side of n places divides into m cells, as torch's adaptive average pooling has it: cell i of m is
  * [floor(i n / m), ceil((i + 1) n / m)). Cells overlap where m does not divide n, and hold a place more than
  * once where m > n. The same with n and m exchanged gives the cells that place i lies in. */
-#ifndef HL_BACKEND_GRID_CELL_H
-#define HL_BACKEND_GRID_CELL_H
+#ifndef HL_BASE_GRID_CELL_H
+#define HL_BASE_GRID_CELL_H
 
 #include <stdint.h>
 
