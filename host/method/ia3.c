@@ -19,7 +19,7 @@ const hl_method_info hl_method_ia3 = {
     .name = "ia3",
     .summary = "one factor for every output of every convolution",
     .norm = HL_NORM_FROZEN,
-    .lr_adam = 3e-3,
+    .lr_adam = 1e-2,
     .lr_sgd = 1e-1,
     .apply = apply,
 };

@@ -53,7 +53,7 @@ const hl_method_info hl_method_ssf = {
     .name = "ssf",
     .summary = "a scale and a shift for every output of every convolution",
     .norm = HL_NORM_FROZEN,
-    .lr_adam = 3e-3,
+    .lr_adam = 1e-3,
     .lr_sgd = 3e-2,
     .options = {{"norms", HL_OPTION_FLAG, "0", "scale and shift the outputs of norms too", 0, 0},
                 {"init-noise", HL_OPTION_NUMBER, "0.02", "deviation of scales and shifts at the start", 0,
