@@ -3,7 +3,7 @@ each tuned over three or more learning rates on the validation part with one see
 test part is looked at when all of that is done. Every training is an ordinary run folder under --work, finished ones are kept, an
 interrupted one is resumed: hours of work can be stopped at any time, and divided among processes by --models and --train-only.
 
-    results.py                       all of it, then docs/results.md and docs/benchmarks/results.json
+    results.py                       all of it, then docs/results.md and docs/results.json
     results.py --models M ... --methods X ...   some cells; the document then shows what there is
 
 Needs the weights and data that scripts/demo.sh fetches; fetches EfficientNet-Lite0's by itself."""
