@@ -3,18 +3,11 @@
 
 #include "backend/cpu/tile.h"
 #include "base/grid_cell.h"
-#include "base/simd.h"
 
 static hl_status check(const hl_cpu *cpu, const hl_step *step)
 {
     (void)cpu;
     return hl_tile_check(step);
-}
-
-HL_CLONES static void add_scaled(const float *restrict v, float factor, int64_t n, float *restrict sum)
-{
-    for (int64_t c = 0; c < n; c++)
-        sum[c] += factor * v[c];
 }
 
 static int64_t length(hl_grid_cell cell)
@@ -38,7 +31,7 @@ static void make_pixel(const hl_tensor *in, const hl_tensor *out, bool grad, int
                 share = 1.0f / (float)(length(hl_grid_cell_at(i, to.h, from.h)) *
                                        length(hl_grid_cell_at(j, to.w, from.w)));
             hl_tile_load(in, ((sample * from.h + i) * from.w + j) * from.c + c, n, v);
-            add_scaled(v, share, n, sum);
+            hl_tile_add(v, share, n, sum);
         }
     hl_tile_store(out, ((sample * to.h + y) * to.w + x) * to.c + c, n, sum);
 }

@@ -250,12 +250,6 @@ HL_CLONES static void add_where_i32(const float *restrict g, const int32_t *rest
             sum[p * stride + c] += index[p * n + c] == here ? g[p * n + c] : 0.0f;
 }
 
-HL_CLONES static void add_scaled(const float *restrict g, float factor, int64_t n, float *restrict sum)
-{
-    for (int64_t c = 0; c < n; c++)
-        sum[c] += factor * g[c];
-}
-
 /* Adds what outputs [first, first + count) of row oy pass on to the input pixels at element (ky, kx) of their
  * windows, `stride` floats apart from `sum` on. */
 static void scatter(const hl_step *step, const segment *s, int64_t oy, int64_t ky, int64_t kx, int64_t first,
@@ -266,8 +260,8 @@ static void scatter(const hl_step *step, const segment *s, int64_t oy, int64_t k
     load_pixels(dy, s, oy, first, count, g);
     if (!step->pool.max) {
         for (int64_t p = 0; p < count; p++)
-            add_scaled(g + p * s->n, 1.0f / extent_of(&step->pool, dx->shape, oy, first + p).divisor, s->n,
-                       sum + p * stride);
+            hl_tile_add(g + p * s->n, 1.0f / extent_of(&step->pool, dx->shape, oy, first + p).divisor, s->n,
+                        sum + p * stride);
         return;
     }
     int64_t here = ky * step->pool.window.kw + kx, channels = dy->shape.c,

@@ -33,6 +33,12 @@ void hl_tile_store(const hl_tensor *t, int64_t at, int64_t count, const float *v
         narrow(values, count, (hl_bf16 *)t->data + at);
 }
 
+HL_CLONES void hl_tile_add(const float *restrict values, float factor, int64_t count, float *restrict sum)
+{
+    for (int64_t i = 0; i < count; i++)
+        sum[i] += factor * values[i];
+}
+
 static bool is_plain(const hl_tensor *t)
 {
     return t == NULL || (!t->opaque && (t->elem == HL_ELEM_F32 || t->elem == HL_ELEM_BF16));

@@ -12,6 +12,9 @@ enum { HL_TILE = 2048 }; /* floats */
 void hl_tile_load(const hl_tensor *t, int64_t at, int64_t count, float *out);
 void hl_tile_store(const hl_tensor *t, int64_t at, int64_t count, const float *values);
 
+/* sum += factor values; they do not overlap. */
+void hl_tile_add(const float *values, float factor, int64_t count, float *sum);
+
 /* How many rows of `channels` fit a tile (at least one: wider tensors go through channels in parts). */
 static inline int64_t hl_tile_rows(int64_t channels)
 {
